@@ -1,0 +1,1 @@
+"""Tape-based autodiff compiler for Python."""
