@@ -1,0 +1,93 @@
+"""Every switch and environment variable, in one place.
+
+========================  ==================================================  =====================
+name                      meaning                                             default
+========================  ==================================================  =====================
+``$TAPEGRAD_CACHE``       folder of compiled programs and downloaded data     ``$XDG_CACHE_HOME/tapegrad``
+``$TAPEGRAD_DATA``        folder in which data sets are looked for first      none
+``$TAPEGRAD_NUM_THREADS`` threads of a program                                the processors at hand
+``interpreted_runs``      times a tape is interpreted before it is compiled   10
+``pending_nodes``         entries after which a tape runs by itself           10,000
+``default_dtype``         dtype of Python floats                              float32
+========================  ==================================================  =====================
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tapegrad.errors import DTypeError, OptionError
+
+DType = np.dtype
+
+#: A tape seen fewer times than this outside ``@jit`` is interpreted; after that it is compiled.
+interpreted_runs: int = 10
+
+#: Pending entries on one thread's tape at which the tape runs by itself.
+pending_nodes: int = 10_000
+
+_scope = threading.local()
+
+
+def cache_folder() -> Path:
+    """The folder of compiled programs and downloaded data; it need not exist yet."""
+    named = os.environ.get("TAPEGRAD_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapegrad"
+
+
+def data_folder() -> Path | None:
+    """The folder named by ``$TAPEGRAD_DATA``, if any."""
+    named = os.environ.get("TAPEGRAD_DATA")
+    return Path(named) if named else None
+
+
+def num_threads() -> int:
+    """The number of threads a program may use: ``$TAPEGRAD_NUM_THREADS``, else the processors this process may use."""
+    named = os.environ.get("TAPEGRAD_NUM_THREADS")
+    if not named:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if not named.isdigit() or int(named) < 1:
+        raise OptionError(f"TAPEGRAD_NUM_THREADS must be a whole number of at least 1, not {named!r}")
+    return int(named)
+
+
+def default_dtype() -> np.dtype:
+    """The dtype that Python floats take where nothing else decides: float32 unless set.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> tg.default_dtype()
+    dtype('float32')
+    """
+    return getattr(_scope, "dtype", np.dtype(np.float32))
+
+
+@contextmanager
+def default_dtype_scope(dtype: object) -> Iterator[None]:
+    """Within the ``with`` block of this thread, Python floats are ``dtype`` (float32 or float64).
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> with tg.default_dtype_scope("float64"):
+    ...     tg.Tensor(1.0).dtype
+    dtype('float64')
+    """
+    chosen: np.dtype = np.dtype(dtype)  # type: ignore[call-overload]
+    if chosen not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise DTypeError(f"the default dtype must be float32 or float64, not {chosen}")
+    previous = default_dtype()
+    _scope.dtype = chosen
+    try:
+        yield
+    finally:
+        _scope.dtype = previous

@@ -1,0 +1,146 @@
+"""Every exception of tapegrad, and the place in the user's code that caused it.
+
+An error names the operation, the shapes or dtypes that met, the user's line, and what to do. Each class
+also derives from the built-in exception that NumPy or Python would raise, so that existing handlers work.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from types import CodeType
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+# kernels and models are mapped into the package, and lie beside it in a checkout.
+_OWN_FOLDERS = tuple(
+    os.path.realpath(os.path.join(_PACKAGE, folder)) + os.sep
+    for folder in ("", "kernels", "models")
+) + tuple(os.path.join(_PACKAGE, folder) + os.sep for folder in ("kernels", "models"))
+
+#: A cheap mark of a place in the user's code: the code object and the instruction, resolved only when printed.
+Mark = tuple[CodeType, int]
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A line of the user's code: file, line number and the function it stands in."""
+
+    file: str
+    line: int
+    function: str
+
+    @property
+    def source(self) -> str:
+        """The text of the line, stripped; empty where the file cannot be read."""
+        return linecache.getline(self.file, self.line).strip()
+
+    def __str__(self) -> str:
+        name = os.path.basename(self.file)
+        return f"{name}:{self.line}"
+
+
+def _is_own(file: str, known: dict[str, bool] = {}) -> bool:  # noqa: B006 - a cache on purpose
+    own = known.get(file)
+    if own is None:
+        own = known[file] = os.path.realpath(file).startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS)
+    return own
+
+
+def user_mark() -> Mark | None:
+    """The innermost frame outside tapegrad, as a cheap mark."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not _is_own(frame.f_code.co_filename):
+            return frame.f_code, frame.f_lasti
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def resolve_mark(mark: Mark | None) -> Location | None:
+    """The file and line of a mark."""
+    if mark is None:
+        return None
+    code, instruction = mark
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+            break
+    return Location(code.co_filename, line, code.co_qualname)
+
+
+def user_location() -> Location | None:
+    """The user's line that is running now."""
+    return resolve_mark(user_mark())
+
+
+class TapegradError(Exception):
+    """The base of every exception of tapegrad; ``location`` is the user's line where one is known."""
+
+    def __init__(self, message: str, location: Location | None = None) -> None:
+        self.message = message
+        self.location = location if location is not None else user_location()
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        if self.location is None:
+            return self.message
+        source = self.location.source
+        where = f"{self.location.file}:{self.location.line}"
+        return f"{self.message}\n  at {where}" + (f": {source}" if source else "")
+
+
+class ShapeError(TapegradError, ValueError):
+    """Shapes do not fit the operation."""
+
+
+class AxisError(ShapeError, IndexError):
+    """An axis lies outside the array, or is named twice."""
+
+
+class DTypeError(TapegradError, TypeError):
+    """A dtype does not fit the operation."""
+
+
+class BoundsError(TapegradError, IndexError):
+    """An index or a label lies outside its range."""
+
+
+class ValueCheckError(TapegradError, ValueError):
+    """A value that the operation cannot take, such as a NaN label; nothing was written."""
+
+
+class TracingError(TapegradError, RuntimeError):
+    """Code inside ``@jit`` asked for something that is only known when the program runs."""
+
+
+class GradientError(TapegradError, RuntimeError):
+    """A gradient was asked for where there is none, or was read after it was consumed."""
+
+
+class InPlaceError(TapegradError, RuntimeError):
+    """An in-place change that would lose a gradient or a value."""
+
+
+class DeviceError(TapegradError, RuntimeError):
+    """A device is unknown, missing, or holds something else than the operation needs."""
+
+
+class GraphError(TapegradError, RuntimeError):
+    """A graph, kernel or program breaks a rule of the intermediate representation: a fault of tapegrad."""
+
+
+class OptionError(TapegradError, ValueError):
+    """An option, name or switch is unknown or out of range."""
+
+
+class DataError(TapegradError, OSError):
+    """A data file is missing, incomplete or corrupt."""
+
+
+class StateError(TapegradError, KeyError):
+    """A weights file or state dictionary does not fit the model."""
+
+    __str__ = TapegradError.__str__

@@ -1,0 +1,1 @@
+"""The languages between the tape and the machine: graphs, symbolic sizes and kernels."""
