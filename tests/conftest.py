@@ -1,19 +1,50 @@
-"""What every test shares: programs and downloads of a test run never touch the user's own cache."""
+"""What every test shares: compiled programs and downloads never touch the user's own cache, and MNIST where it is."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tapegrad import config as switches
 
-@pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Point ``$TAPEGRAD_CACHE`` at an empty folder of this run, also for the processes that tests start."""
-    folder = tmp_path_factory.mktemp("tapegrad-cache")
-    patch = pytest.MonkeyPatch()
-    patch.setitem(os.environ, "TAPEGRAD_CACHE", str(folder))
-    yield folder
-    patch.undo()
+if TYPE_CHECKING:
+    from tapegrad.models.data import Dataset
+
+_own_cache = switches.cache_folder()
+_run_cache = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run an empty cache, which processes that tests start share."""
+    folder = config.stash[_run_cache] = Path(tempfile.mkdtemp(prefix="tapegrad-tests-"))
+    os.environ["TAPEGRAD_CACHE"] = str(folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that cache."""
+    shutil.rmtree(config.stash[_run_cache], ignore_errors=True)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test alone."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TAPEGRAD_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mnist_data() -> Dataset:
+    """The real MNIST from ``$TAPEGRAD_DATA`` or the user's cache; the test is skipped where there is none."""
+    from tapegrad.models.data import mnist
+
+    for parent in (switches.data_folder(), _own_cache):
+        folder = parent / "mnist" if parent is not None else None
+        if folder is not None and folder.is_dir() and any(folder.iterdir()):
+            return mnist(folder)
+    pytest.skip("no MNIST here: put its four IDX files into $TAPEGRAD_DATA/mnist to run this test")
