@@ -1,0 +1,1 @@
+"""What runs programs: the reference interpreter, devices, and the cache of compiled programs on disk."""
