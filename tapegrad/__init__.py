@@ -1,1 +1,1 @@
-"""Tape-based autodiff compiler for Python."""
+"""tapegrad: a tape-based autodiff compiler for Python."""
