@@ -53,7 +53,7 @@ def mnist(folder: str | os.PathLike[str] | None = None, download: bool = True) -
     >>> mnist(folder="/nowhere")
     Traceback (most recent call last):
         ...
-    tapegrad.errors.DataError: mnist: /nowhere holds no train-images-idx3-ubyte.gz ...
+    tapegrad.errors.DataError: mnist: /nowhere holds no train-images-idx3-ubyte.gz...
     """
     train_images, train_labels, test_images, test_labels = _locate(folder, download)
     train_x, train_y = _read_part(train_images, train_labels)
@@ -99,7 +99,7 @@ def _read_part(images_path: Path, labels_path: Path) -> tuple[Array, Array]:
     """Scaled images and their labels, checked against each other."""
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.dtype != np.uint8:
-        raise DataError(f"{images_path} holds {images.dtype} of shape {images.shape}, not uint8 (images, rows, columns)")
+        raise DataError(f"{images_path} holds {images.dtype} of shape {images.shape}, not uint8 of three axes")
     if labels.shape != images.shape[:1]:
         raise DataError(f"{labels_path} holds labels of shape {labels.shape} for {len(images)} images of {images_path}")
     if labels.size and not 0 <= labels.min() <= labels.max() < len(CLASSES):
