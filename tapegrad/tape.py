@@ -101,6 +101,8 @@ class Trace:
         The entry that each Tensor had before the trace rebound it.
     gradients : dict of id to (Tensor, object)
         The ``grad`` that each Tensor had before the trace touched it.
+    expected : dict of id to (Tensor, bool)
+        Tensors whose ``grad`` the function read as it came in, and whether there was one.
     cleared : set of id
         Tensors whose ``grad`` was set to None or zero by the function itself.
     consumed : set of id
@@ -113,6 +115,7 @@ class Trace:
         self.captured: dict[Entry, Source] = {}
         self.entries: dict[int, tuple[Tensor, Entry]] = {}
         self.gradients: dict[int, tuple[Tensor, object]] = {}
+        self.expected: dict[int, tuple[Tensor, bool]] = {}
         self.cleared: set[int] = set()
         self.consumed: set[int] = set()
 
@@ -233,11 +236,21 @@ def run(wanted: Sequence[Entry] = ()) -> None:
     roots = [entry for entry in roots if entry.primitive not in ("gradient", "tangent")]
     consumed = [entry.inputs[0] for entry in pending if entry.primitive == "gradient" and not entry.params["retain"]]
     del pending
+    cells = [(entry, owner) for entry in roots if entry.owner is not None and (owner := entry.owner()) is not None]
     if roots:
-        realize(roots)
+        try:
+            realize(roots)
+        except BaseException:
+            # Nothing is lost: a cell whose new version could not be computed keeps the one it has.
+            for entry, owner in cells:
+                owner._revert(entry)
+            raise
     for entry in consumed:
         if entry.value is not None:
             entry.primitive, entry.inputs, entry.requires_grad = "freed", (), False
+    for entry, owner in cells:
+        if owner._entry is entry:
+            owner._commit()
 
 
 #: Realizes entries: set by `tapegrad.execution`, which stands above the compiler.

@@ -317,6 +317,20 @@ class Tensor(TensorMethods):
         storage[...] = entry.value
         self._expose()
 
+    def _revert(self, failed: Entry) -> None:
+        """Give up a version that could not be computed."""
+        if self._entry is failed and self._cell is not None:
+            self._rebind(self._cell)
+
+    def _exclusive_storage(self) -> np.ndarray:
+        """The storage with the current value in it, seen by nobody else: a program may overwrite it."""
+        if self._entry is not self._cell:
+            self._make_cell()
+            self._value()
+            self._commit()
+        self._release()
+        return cast(np.ndarray, self._storage)
+
     def _release(self) -> None:
         """Before the storage is overwritten: a version that somebody else still holds gets a copy."""
         cell = self._cell
@@ -427,6 +441,9 @@ class Tensor(TensorMethods):
             After a jitted step that used the gradient in its update and did not keep it.
         """
         grad = self._grad
+        trace = tape.local.trace
+        if trace is not None and id(self) not in trace.gradients:
+            trace.expected.setdefault(id(self), (self, grad is not None))
         if grad is None:
             return None
         if isinstance(grad, _Consumed):
@@ -434,8 +451,7 @@ class Tensor(TensorMethods):
                 "grad: a jitted step computed and consumed this gradient without keeping it; "
                 "return it from the step, or decorate the step with @jit(keep_grads=True)"
             )
-        trace = tape.local.trace
-        if trace is not None and grad._entry.trace is not trace:
+        if trace is not None and grad._entry.trace is not trace and grad._entry not in trace.captured:
             inner = _wrap(tape.leaf(grad._outer_value()))
             trace.captured[inner._entry] = GradientSlot(self)
             trace.gradients.setdefault(id(self), (self, grad))
@@ -499,6 +515,9 @@ class Tensor(TensorMethods):
                 "or through .data"
             )
         entry = new._entry
+        if self._leaf and self._storage is None and tape.local.trace is None:
+            # A failed run gives a cell its old version back.
+            self._make_cell()
         if self._leaf or self._storage is not None:
             entry = record("stop_gradient", (new,))._entry
             entry.requires_grad = self._leaf
@@ -924,7 +943,8 @@ def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     try:
         product = record("matmul", (first, second), transpose_a=False, transpose_b=False)
     except ShapeError as error:
-        raise ShapeError(f"matmul: shapes {shape_text(left)} and {shape_text(right)} do not fit: {error.message}") from None
+        reason = error.message.rsplit(": ", 1)[-1]
+        raise ShapeError(f"matmul: {shape_text(left)} @ {shape_text(right)}: {reason}") from None
     shape = product._entry.shape
     if len(left) == 1:
         shape = shape[:-2] + shape[-1:]

@@ -275,6 +275,7 @@ class Graph:
             one of ours, a symbol is bound by no input, or a write does not fit its cell.
         """
         bound = set(self.symbols())
+        inputs = set(self.inputs)
         for position, node in enumerate(self.inputs):
             if node.primitive != "input" or node.params["index"] != position:
                 raise GraphError(f"input {position} is {node!r}")
@@ -287,7 +288,7 @@ class Graph:
             if free:
                 raise GraphError(f"{node!r} has sizes that no input binds: {', '.join(s.name for s in free)}")
             if node.primitive == "input":
-                if node not in self.inputs:
+                if node not in inputs:
                     raise GraphError(f"{node!r} is not an input of this graph")
                 continue
             shape = node.row.shape([source.shape for source in node.inputs], node.params)

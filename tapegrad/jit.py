@@ -1,0 +1,385 @@
+"""``@jit``: trace once, guard, call. State goes in and out in place; one call is one native call."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+
+from tapegrad import pytree, sequences, tape
+from tapegrad.compiler.program import Program, compile_graph
+from tapegrad.errors import OptionError, TracingError
+from tapegrad.guards import Guard, Structure, collect_guards
+from tapegrad.ir.graph import Graph
+from tapegrad.runtime.counters import counters
+from tapegrad.tensor import CONSUMED, GradientSlot, Tensor, _wrap
+from tapegrad.tracing import Argument, Traced, argument_paths, describe, trace
+
+if TYPE_CHECKING:
+    from tapegrad.explain import Explanation
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Traces of one function after which it warns that it is being traced again and again.
+MANY_TRACES = 8
+
+
+class RetraceWarning(UserWarning):
+    """A jitted function is traced again and again; the message says what changes."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counts of one jitted function, or of the process.
+
+    Attributes
+    ----------
+    traces : int
+        Times the function was run to record it.
+    compiles : int
+        Times LLVM (or NVRTC) ran.
+    cache_hits : int
+        Programs that came from the disk cache.
+    calls : int
+        Calls of programs; a `scan` is one.
+    kernels : int
+        Kernels that these calls ran.
+    """
+
+    traces: int
+    compiles: int
+    cache_hits: int
+    calls: int
+    kernels: int
+
+
+class Specialization:
+    """A traced function with its program and everything one call needs."""
+
+    def __init__(self, traced: Traced, guards: list[Guard], structure: Structure, name: str) -> None:
+        self.traced = traced
+        self.guards = guards
+        self.structure = structure
+        for tensor, _ in traced.written:
+            tensor._make_cell()
+        self.program: Program = compile_graph(traced.graph, name=name)
+        self.dynamic = [number for number, argument in enumerate(traced.arguments) if argument.kind != "static"]
+        self.writes = {place for _, place in traced.written}
+        self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
+        self.plain = all(not isinstance(leaf, tuple) for leaf in traced.returned)
+        self._last_shapes: Any = None
+
+    def mismatch(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
+        """Why this specialization does not serve a call, or None where it does."""
+        if shapes != self._last_shapes:
+            if self.traced.graph.bind([*shapes, *self._captured_shapes()]) is None:
+                return self._explain_shapes(shapes)
+            self._last_shapes = shapes
+        for guard in self.guards:
+            if not guard.holds():
+                return guard.explain()
+        if not self.structure.holds():
+            return self.structure.explain()
+        for tensor, had in self.traced.expected:
+            if (tensor._grad is not None) != had:
+                return f"the grad of {tensor.name or 'a parameter'} was {'there' if had else 'None'} at the trace"
+        return None
+
+    def _captured_shapes(self) -> list[tuple[int, ...]]:
+        count = len(self.dynamic)
+        return [node.shape for node in self.traced.graph.inputs[count:]]  # type: ignore[misc]
+
+    def _explain_shapes(self, shapes: Sequence[tuple[int, ...]]) -> str:
+        pinned = {str(pin.value): pin.reason for pin in self.traced.pins}
+        for number, node, shape in zip(self.dynamic, self.traced.graph.inputs, shapes, strict=False):
+            for axis, (size, actual) in enumerate(zip(node.shape, shape, strict=False)):
+                if isinstance(size, int) and size != actual:
+                    reason = pinned.get(str(size))
+                    why = f" because {reason}" if reason else ""
+                    path = self.traced.arguments[number].path
+                    return f"axis {axis} of {path} is {actual}, and was made static at {size}{why}"
+        return "the shapes of the arguments fit together in another way"
+
+    def inputs(self, arguments: Sequence[Any]) -> list[np.ndarray]:
+        """The arrays of a call: arguments, then captured values; cells that are written give their storage."""
+        captured = [
+            source.tensor._exclusive_storage() if place in self.writes else source.read()  # type: ignore[attr-defined]
+            for place, source in enumerate(self.traced.captured)
+        ]
+        written = {id(captured[place]) for place in self.writes}
+        given = [_array(arguments[number], self.traced.arguments[number]) for number in self.dynamic]
+        return [array.copy() if id(array) in written else array for array in given] + captured
+
+    def finish(self, outputs: Sequence[np.ndarray]) -> Any:
+        """Put gradients where they belong and give the result as the function would."""
+        traced = self.traced
+        for tensor, array in zip(traced.kept, outputs[self.returns + len(traced.written) :], strict=True):
+            tensor._grad = _wrap(tape.leaf(array))
+        for tensor in traced.consumed:
+            tensor._grad = CONSUMED
+        for tensor in traced.cleared:
+            tensor._grad = None
+        if traced.structure is None and self.plain:
+            return _wrap(tape.leaf(outputs[0]))
+        leaves = [leaf[1] if isinstance(leaf, tuple) else _wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
+        return pytree.unflatten(traced.structure, leaves)
+
+    @property
+    def carries_gradients(self) -> bool:
+        """Whether a call reads gradients that the one before left."""
+        return any(isinstance(source, GradientSlot) for source in self.traced.captured)
+
+
+def _array(value: Any, argument: Argument) -> np.ndarray:
+    if isinstance(value, Tensor):
+        return value._value()
+    return np.asarray(value, dtype=argument.dtype)
+
+
+class Jitted:
+    """A function compiled as one program; made by `jit`.
+
+    Calling it runs the program for these arguments: the first call with a new structure, dtype or static value traces
+    and compiles, every other call is one native call.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], static_argnames: Sequence[str] = (), keep_grads: bool = False
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
+        self._keep_grads = keep_grads
+        self._specializations: dict[Any, list[Specialization]] = {}
+        self._counts = dict.fromkeys(("traces", "compiles", "cache_hits", "calls", "kernels"), 0)
+        self._reasons: list[str] = []
+        self._lock = threading.RLock()
+        if self._static:
+            names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
+            unknown = self._static - set(names)
+            if unknown:
+                raise OptionError(f"jit: {function.__name__} has no argument named {', '.join(sorted(unknown))}")
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, specialization = self._specialize(args, kwargs)
+        program = specialization.program
+        outputs = program.run(specialization.inputs(leaves))
+        self._counts["calls"] += 1
+        self._counts["kernels"] += len(program.kernels)
+        return specialization.finish(outputs)
+
+    def scan(self, *args: Any) -> Any:
+        """Run many steps in one native call.
+
+        Parameters
+        ----------
+        *args : array_like
+            As for one call, each with a leading axis: the steps. All have the same number of steps.
+
+        Returns
+        -------
+        Tensor or pytree of Tensor
+            The results of all steps, stacked along a leading axis.
+
+        Examples
+        --------
+        >>> import numpy as np, tapegrad as tg
+        >>> @tg.jit
+        ... def double(x):
+        ...     return 2 * x
+        >>> double.scan(np.arange(3.0)).tolist()
+        [0.0, 2.0, 4.0]
+        """
+        leaves, structure = pytree.flatten((args, {}))
+        return sequences.scan(self, leaves, structure)
+
+    # Specializing -------------------------------------------------------------------------------------------
+
+    def _specialize(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Specialization]:
+        leaves, structure = pytree.flatten((tuple(args), kwargs))
+        return leaves, self._find(leaves, structure, args, kwargs)
+
+    def _find(self, leaves: list[Any], structure: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Specialization:
+        if tape.local.trace is not None:
+            raise TracingError(
+                f"{self._function.__qualname__}: a @jit function was called inside another; call the undecorated function "
+                "(it is the attribute __wrapped__)"
+            )
+        paths = argument_paths(self._function, args, kwargs) if self._static else None
+        arguments = [
+            describe(leaf, "", paths is not None and paths[number].split("[")[0] in self._static)
+            for number, leaf in enumerate(leaves)
+        ]
+        key = (structure, tuple([argument.key for argument in arguments]))
+        shapes = [
+            np.shape(leaf) if not isinstance(leaf, Tensor) else leaf._entry.shape
+            for leaf, argument in zip(leaves, arguments, strict=True)
+            if argument.kind != "static"
+        ]
+        known = self._specializations.get(key, [])
+        reason = None
+        for specialization in known:
+            reason = specialization.mismatch(shapes)
+            if reason is None:
+                return specialization
+        with self._lock:
+            return self._add(key, arguments, leaves, structure, shapes, reason, args, kwargs)
+
+    def _add(
+        self,
+        key: Any,
+        arguments: list[Argument],
+        leaves: list[Any],
+        structure: Any,
+        shapes: list[tuple[int, ...]],
+        reason: str | None,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> Specialization:
+        paths = argument_paths(self._function, args, kwargs)
+        named = [describe(leaf, path, a.kind == "static") for leaf, path, a in zip(leaves, paths, arguments, strict=True)]
+        if reason is None and self._specializations:
+            reason = self._explain_key(named)
+        traced = trace(self._function, named, shapes, structure, self._keep_grads)
+        static = [argument.value for argument in named if argument.kind == "static"]
+        guards, owners = collect_guards(self._function, static)
+        specialization = Specialization(traced, guards, owners, self._function.__name__)
+        self._counts["traces"] += 1
+        counters.add("traces")
+        self._counts["compiles" if specialization.program.compiled_now else "cache_hits"] += 1
+        if reason is not None:
+            self._reasons.append(reason)
+            if self._counts["traces"] == MANY_TRACES:
+                warnings.warn(
+                    f"{self._function.__qualname__} was traced {MANY_TRACES} times; the last time because {reason}",
+                    RetraceWarning,
+                    stacklevel=5,
+                )
+        # The newest first: what changed once, changed for good more often than not.
+        self._specializations[key] = [specialization, *self._specializations.get(key, [])]
+        return specialization
+
+    def _explain_key(self, arguments: list[Argument]) -> str:
+        """Which argument made the key a new one."""
+        for specializations in self._specializations.values():
+            before = specializations[0].traced.arguments
+            if len(before) != len(arguments):
+                continue
+            for old, new in zip(before, arguments, strict=True):
+                if old.key != new.key:
+                    return f"argument {new.path} was {_describe(old)} and is {_describe(new)}"
+        return "the arguments are nested in another way"
+
+    # Looking inside -----------------------------------------------------------------------------------------
+
+    def trace(self, *args: Any, **kwargs: Any) -> Graph:
+        """The graph that a call with these arguments runs, before simplification; nothing runs."""
+        return self._specialize(args, kwargs)[1].traced.graph
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Every stage of the program for these arguments; see `tapegrad.explain`."""
+        from tapegrad.explain import Explanation
+
+        leaves, specialization = self._specialize(args, kwargs)
+        return Explanation(specialization.program, specialization.traced, specialization.inputs(leaves), tuple(self._reasons))
+
+    def stats(self) -> Stats:
+        """Counts of traces, compiles, cache hits, calls and kernels."""
+        return Stats(**self._counts)
+
+    @property
+    def compiles(self) -> int:
+        """Times LLVM ran for this function."""
+        return self._counts["compiles"]
+
+    @property
+    def retraces(self) -> tuple[str, ...]:
+        """Why each trace after the first was made."""
+        return tuple(self._reasons)
+
+
+def _describe(argument: Argument) -> str:
+    if argument.kind == "static":
+        return repr(argument.value)
+    if argument.kind == "array":
+        return f"a {argument.dtype} array with {argument.ndim} axes"
+    return f"a Python {argument.kind}"
+
+
+@overload
+def jit(function: Callable[..., Any]) -> Jitted: ...
+
+
+@overload
+def jit(*, static_argnames: Sequence[str] = ..., keep_grads: bool = ...) -> Callable[[Callable[..., Any]], Jitted]: ...
+
+
+def jit(
+    function: Callable[..., Any] | None = None,
+    *,
+    static_argnames: Sequence[str] = (),
+    keep_grads: bool = False,
+) -> Any:
+    """Compile a function - forward, backward and updates together - as one program.
+
+    The function is run once on symbolic arguments. Parameters, optimizer state and random generators that it
+    uses are captured: their values are read at each call and updated in place. The sizes of arrays stay symbolic;
+    Python numbers among the arguments are runtime scalars; bool, str, None and ``static_argnames`` are part of
+    the program's key.
+
+    Parameters
+    ----------
+    function : callable
+    static_argnames : sequence of str
+        Arguments whose value shapes the program; a new value traces again.
+    keep_grads : bool
+        Keep ``grad`` of the parameters that an optimizer updates.
+
+    Returns
+    -------
+    Jitted
+        Called like the function.
+
+    Raises
+    ------
+    TracingError
+        Where the function reads a value while it is traced.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> @tg.jit
+    ... def area(radius):
+    ...     return 3.0 * radius * radius
+    >>> area(2.0).item(), area(1.0).item(), area.stats().traces
+    (12.0, 3.0, 1)
+    """
+    if function is None:
+        return lambda inner: Jitted(inner, static_argnames, keep_grads)
+    if isinstance(function, Jitted):
+        return function
+    return Jitted(function, static_argnames, keep_grads)
+
+
+def stats() -> Stats:
+    """Counts of the whole process: every jitted function and every tape.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> before = tg.stats().calls
+    >>> tg.jit(lambda x: x + 1)(1.0).item()
+    2.0
+    >>> tg.stats().calls - before
+    1
+    """
+    return Stats(**{name: counters[name] for name in ("traces", "compiles", "cache_hits", "calls", "kernels")})
