@@ -171,13 +171,15 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
                 return
         along_k = a_k == 1 and b_k == 1 and (b_column != 1 or columns == 1)
         pack = packing_rule(rows, columns, inner, along_k)
+        j = 0  # ranges with a step could raise, and would tie the object code to the Python runtime
         if along_k and not pack:
-            for j in range(0, columns, 4):
+            while j < columns:
                 b_j, c_j = b + j * b_column * size, c + j * size
                 dots(a, a_row, 1, b_j, 1, b_column, c_j, c_row, rows, columns - j, inner, alpha, beta)
+                j += 4
             return
         if b_column == 1 and not pack:
-            for j in range(0, columns, width):
+            while j < columns:
                 rest = columns - j
                 b_j, c_j = b + j * size, c + j * size
                 if rest >= width:
@@ -186,10 +188,11 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
                     partial(a, a_row, a_k, b_j, b_k, 1, c_j, c_row, rows, rest, inner, alpha, beta)
                 else:
                     narrow(a, a_row, a_k, b_j, b_k, 1, c_j, c_row, rows, rest, inner, alpha, beta)
+                j += width
             return
         memory = scratch()
         packed = pointer_at(memory, 0, 2, 0)
-        for j in range(0, columns, width):
+        while j < columns:
             rest = min(columns - j, width)
             c_j = c + j * size
             k = 0
@@ -208,6 +211,7 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
                 else:
                     narrow(a_k_first, a_row, a_k, memory, width, 1, c_j, c_row, rows, rest, terms, alpha, keep)
                 k += packed_terms
+            j += width
 
     return matmul
 

@@ -121,10 +121,18 @@ def _power_of_two(m: Any, biased: Any) -> Any:
     return m.from_bits(biased << m.format.mantissa_bits)
 
 
-def _exp(m: Any, x: Any) -> Any:
+def _exp_with_error(m: Any, x: Any) -> tuple[Any, Any]:
+    """exp(x) and what its last rounding left out."""
     r, error, first, second = _reduce_exp(m, x)
-    y = r + (r * r * _polynomial(r, _EXP[m.format.suffix]) + error) + 1.0
-    return y * _power_of_two(m, first) * _power_of_two(m, second)
+    above_one = r + (r * r * _polynomial(r, _EXP[m.format.suffix]) + error)
+    y = above_one + 1.0
+    first_factor, second_factor = _power_of_two(m, first), _power_of_two(m, second)
+    rest = above_one - (y - 1.0)
+    return y * first_factor * second_factor, rest * first_factor * second_factor
+
+
+def _exp(m: Any, x: Any) -> Any:
+    return _exp_with_error(m, x)[0]
 
 
 def _expm1(m: Any, x: Any) -> Any:
@@ -196,9 +204,14 @@ def _tanh(m: Any, x: Any) -> Any:
 
 
 def _sigmoid(m: Any, x: Any) -> Any:
-    """exp(-|x|) never overflows; on the left it is the numerator too, so that the result may be subnormal."""
-    e = _exp(m, -m.absolute(x))
-    return m.select(x < 0.0, e, 1.0) / (e + 1.0)
+    """numerator / (1 + e) with e = exp(-|x|), which never overflows, and a correction for what e and 1 + e round off."""
+    e, e_error = _exp_with_error(m, -m.absolute(x))
+    left = x < 0.0
+    denominator = e + 1.0
+    denominator_error = (e - (denominator - 1.0)) + e_error
+    quotient = m.select(left, e, 1.0) / denominator
+    reciprocal = m.select(left, 1.0 - quotient, quotient)
+    return quotient + (m.select(left, e_error, 0.0) - quotient * denominator_error) * reciprocal
 
 
 def _erf(m: Any, x: Any) -> Any:

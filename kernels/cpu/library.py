@@ -1,0 +1,166 @@
+"""The library: functions compiled once, kept as object code, and called by address from generated programs.
+
+A program's block holds the *entry* of each library function it calls. This module builds the object code and so needs
+Numba; `entries` makes entries from loaded addresses and does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc, types
+
+from tapegrad.kernels.cpu import entries, philox
+from tapegrad.kernels.cpu.intrinsics import WORD, with_twin
+from tapegrad.kernels.cpu.matmul import matmul_signature, matmul_source
+from tapegrad.kernels.cpu.numerics import FASTMATH
+from tapegrad.kernels.cpu.pointers import pointer_i64_at
+from tapegrad.kernels.cpu.random_bits import modulo, random_bits
+
+
+@dataclass(frozen=True)
+class ObjectCode:
+    """A compiled C function: its object file, the symbol in it, and where this process has loaded it."""
+
+    name: str
+    symbol: str
+    code: bytes
+    address: int
+
+
+@dataclass(frozen=True)
+class LibraryFunction:
+    """A row of the library: a name, the Numba signature of the C function and the function to compile."""
+
+    name: str
+    signature: Any
+    source: Callable[[], Callable[..., Any]]
+
+
+# --- calling a program by address -----------------------------------------------------------------------------------
+
+
+def _python_call_program(program: Any, block: Any) -> int:
+    return int(program(block))
+
+
+@with_twin(_python_call_program)
+def call_program(typing_context: Any, program: Any, block: Any) -> Any:
+    """``call_program(address, block_address) -> int32``: run a program on a block and return its status."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [WORD])
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
+
+    return types.int32(types.int64, types.int64), emit
+
+
+def repeat_program(program: int, block: int, steps: int, table: int, rows: int) -> int:
+    """Run a program `steps` times and return the first nonzero status, else 0.
+
+    After each step, each of the table's `rows` rows of two int64 words (word of the block, increment) is added to the
+    block: addresses move to the next slice of the inputs, counters count.
+    """
+    words = pointer_i64_at(block, 0, 2, 0)
+    moves = pointer_i64_at(table, 1, 2, 0)
+    for _ in range(steps):
+        status = call_program(program, block)
+        if status != 0:
+            return status
+        for row in range(rows):
+            words[moves[2 * row]] = words[moves[2 * row]] + moves[2 * row + 1]
+    return 0
+
+
+# --- random permutations --------------------------------------------------------------------------------------------
+
+
+def permutation(target: int, count: int, seed: int, draw: int) -> None:
+    """Write the numbers 0 ... count - 1 in random order to int64 memory: `philox.permutation`, bit for bit."""
+    order = pointer_i64_at(target, 0, 1, 0)
+    for i in range(count):
+        order[i] = i
+    for last in range(count - 1, 0, -1):
+        other = modulo(random_bits(seed, draw, last), last + 1)
+        kept = order[last]
+        order[last] = order[other]
+        order[other] = kept
+
+
+def _python_call_permutation(entry: int, target: int, count: int, seed: int, draw: int) -> None:
+    import ctypes
+
+    import numpy as np
+
+    memory = (ctypes.c_int64 * int(count)).from_address(int(target))
+    np.frombuffer(memory, np.int64)[:] = philox.permutation(int(seed), int(draw), int(count))
+
+
+@with_twin(_python_call_permutation)
+def call_permutation(typing_context: Any, entry: Any, target: Any, count: Any, seed: Any, draw: Any) -> Any:
+    """``call_permutation(entry, target, count, seed, draw)``: all int64; target is the address of int64 memory."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
+        function = builder.load(builder.inttoptr(arguments[0], WORD.as_pointer()), align=8)
+        kind = ir.FunctionType(ir.VoidType(), [WORD] * 4)
+        builder.call(builder.inttoptr(function, kind.as_pointer()), arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), emit
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def _product(suffix: str) -> LibraryFunction:
+    return LibraryFunction(f"matmul_{suffix}", matmul_signature(suffix), lambda: matmul_source(suffix))
+
+
+FUNCTIONS: dict[str, LibraryFunction] = {
+    function.name: function
+    for function in (
+        *(_product(suffix) for suffix in ("f32", "f64", "i32", "i64", "u8")),
+        LibraryFunction("permutation", types.void(*[types.int64] * 4), lambda: permutation),
+        LibraryFunction("repeat_program", types.int32(*[types.int64] * 5), lambda: repeat_program),
+    )
+}
+
+
+def library_functions() -> tuple[str, ...]:
+    """The names of all library functions.
+
+    Examples
+    --------
+    >>> "matmul_f32" in library_functions()
+    True
+    """
+    return tuple(FUNCTIONS)
+
+
+@cache
+def compile_function(name: str) -> ObjectCode:
+    """Compile a library function, once in a process."""
+    row = FUNCTIONS[name]
+    return compile_object(row.source(), row.signature, name)
+
+
+def compile_object(source: Callable[..., Any], signature: Any, name: str) -> ObjectCode:
+    """Compile a function with a C signature; its object code needs nothing but libc and libm.
+
+    Programs are compiled by it too, with `BLOCK_PROGRAM` as their signature.
+    """
+    compiled = cfunc(signature, fastmath=set(FASTMATH), error_model="numpy")(source)
+    _keep.append(compiled)
+    return ObjectCode(name, compiled.native_name, compiled._library._get_compiled_object(), compiled.address)
+
+
+_keep: list[Any] = []
+
+
+def compiled_entry(name: str) -> int:
+    """Compile a library function if need be and return the entry that generated code takes."""
+    return entries.entry(name, compile_function(name).address)

@@ -1,0 +1,31 @@
+"""Every name that generated source may use: the globals it is executed in.
+
+Examples
+--------
+>>> "maximum" in NAMES and "exp" in NAMES and "pointer_f32" in NAMES
+True
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tapegrad.kernels.cpu import library, matmul, numerics, pointers, random_bits, vector_math
+
+_POINTER_NAMES = [name for name in pointers.__all__ if name.startswith(("pointer_", "block_"))] + ["offset", "address"]
+_NUMERIC_NAMES = [name for name in numerics.__all__ if name not in ("FASTMATH", "emit_cast")]
+
+#: Names and what they mean, for ``exec(source, dict(NAMES))``.
+NAMES: dict[str, Any] = {
+    **{name: getattr(pointers, name) for name in _POINTER_NAMES},
+    **{name: getattr(numerics, name) for name in _NUMERIC_NAMES},
+    **vector_math.FUNCTIONS,
+    **{f"call_matmul_{suffix}": getattr(matmul, f"call_matmul_{suffix}") for suffix in ("f32", "f64", "i32", "i64", "u8")},
+    "call_permutation": library.call_permutation,
+    "uniform_f32": random_bits.uniform_f32,
+    "uniform_f64": random_bits.uniform_f64,
+    "inf": math.inf,
+    "nan": math.nan,
+    "range": range,
+}
