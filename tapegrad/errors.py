@@ -15,8 +15,7 @@ from types import CodeType
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # kernels and models are mapped into the package, and lie beside it in a checkout.
 _OWN_FOLDERS = tuple(
-    os.path.realpath(os.path.join(_PACKAGE, folder)) + os.sep
-    for folder in ("", "kernels", "models")
+    os.path.realpath(os.path.join(_PACKAGE, folder)) + os.sep for folder in ("", "kernels", "models")
 ) + tuple(os.path.join(_PACKAGE, folder) + os.sep for folder in ("kernels", "models"))
 
 #: A cheap mark of a place in the user's code: the code object and the instruction, resolved only when printed.

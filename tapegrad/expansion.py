@@ -154,7 +154,8 @@ def expand(
         if entry in leaves:
             if entry.primitive == "argument":
                 raise TracingError(
-                    "a Tensor made inside @jit was kept and used after its trace ended; return it from the function instead"
+                    "a Tensor made inside @jit was kept and used after its trace ended; "
+                    "return it from the function instead"
                 )
             nodes[entry] = builder.input(resolve(entry.shape), entry.dtype, entry.name)
             continue
@@ -196,5 +197,6 @@ def _expand_macro(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]) -
         like = outputs
         parts = derivatives.jvp(builder, outputs, variables, inputs[len(outputs) + len(variables) :])
     return [
-        part if part is not None else builder.full(node.shape, 0, node.dtype) for part, node in zip(parts, like, strict=True)
+        part if part is not None else builder.full(node.shape, 0, node.dtype)
+        for part, node in zip(parts, like, strict=True)
     ]

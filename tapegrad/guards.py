@@ -67,7 +67,8 @@ class Structure:
         """What changed, for people."""
         for owner, before in zip(self.owners, self.fingerprint, strict=True):
             if owner.structure_fingerprint() != before:
-                return f"the structure or mode of a {type(owner).__name__} changed (train/eval, a layer, a frozen parameter)"
+                kind = type(owner).__name__
+                return f"the structure or mode of a {kind} changed (train/eval, a layer, a frozen parameter)"
         return "the structure of a module changed"
 
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from tapegrad import pytree, sequences, tape
+from tapegrad.captures import GradientSlot
 from tapegrad.compiler.program import Program, compile_graph
 from tapegrad.errors import OptionError, TracingError
 from tapegrad.guards import Guard, Structure, collect_guards
 from tapegrad.ir.graph import Graph
+from tapegrad.recording import wrap
 from tapegrad.runtime.counters import counters
-from tapegrad.tensor import CONSUMED, GradientSlot, Tensor, _wrap
-from tapegrad.tracing import Argument, Traced, argument_paths, describe, trace
+from tapegrad.tensor import CONSUMED, Tensor
+from tapegrad.tracing import Argument, Traced, argument_paths, describe
+from tapegrad.tracing import trace as _trace
 
 if TYPE_CHECKING:
     from tapegrad.explain import Explanation
@@ -47,7 +50,7 @@ class Stats:
     cache_hits : int
         Programs that came from the disk cache.
     calls : int
-        Calls of programs; a `scan` is one.
+        Runs of programs; a scan of 100 steps counts 100.
     kernels : int
         Kernels that these calls ran.
     """
@@ -120,20 +123,29 @@ class Specialization:
         """Put gradients where they belong and give the result as the function would."""
         traced = self.traced
         for tensor, array in zip(traced.kept, outputs[self.returns + len(traced.written) :], strict=True):
-            tensor._grad = _wrap(tape.leaf(array))
+            tensor._grad = wrap(tape.leaf(array))
         for tensor in traced.consumed:
             tensor._grad = CONSUMED
         for tensor in traced.cleared:
             tensor._grad = None
         if traced.structure is None and self.plain:
-            return _wrap(tape.leaf(outputs[0]))
-        leaves = [leaf[1] if isinstance(leaf, tuple) else _wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
+            return wrap(tape.leaf(outputs[0]))
+        leaves = [leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
         return pytree.unflatten(traced.structure, leaves)
 
     @property
     def carries_gradients(self) -> bool:
         """Whether a call reads gradients that the one before left."""
         return any(isinstance(source, GradientSlot) for source in self.traced.captured)
+
+
+def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[int, ...]]:
+    """The shapes of the arguments that are not static."""
+    return [
+        leaf._entry.shape if isinstance(leaf, Tensor) else np.shape(leaf)
+        for leaf, argument in zip(leaves, arguments, strict=True)
+        if argument.kind != "static"
+    ]
 
 
 def _array(value: Any, argument: Argument) -> np.ndarray:
@@ -159,6 +171,7 @@ class Jitted:
         self._specializations: dict[Any, list[Specialization]] = {}
         self._counts = dict.fromkeys(("traces", "compiles", "cache_hits", "calls", "kernels"), 0)
         self._reasons: list[str] = []
+        self._latest: Specialization | None = None
         self._lock = threading.RLock()
         if self._static:
             names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
@@ -174,7 +187,7 @@ class Jitted:
         program = specialization.program
         outputs = program.run(specialization.inputs(leaves))
         self._counts["calls"] += 1
-        self._counts["kernels"] += len(program.kernels)
+        self._counts["kernels"] += program.kernel_count
         return specialization.finish(outputs)
 
     def scan(self, *args: Any) -> Any:
@@ -211,8 +224,8 @@ class Jitted:
     def _find(self, leaves: list[Any], structure: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Specialization:
         if tape.local.trace is not None:
             raise TracingError(
-                f"{self._function.__qualname__}: a @jit function was called inside another; call the undecorated function "
-                "(it is the attribute __wrapped__)"
+                f"{self._function.__qualname__}: a @jit function was called inside another; "
+                "call the undecorated function (it is the attribute __wrapped__)"
             )
         paths = argument_paths(self._function, args, kwargs) if self._static else None
         arguments = [
@@ -220,11 +233,7 @@ class Jitted:
             for number, leaf in enumerate(leaves)
         ]
         key = (structure, tuple([argument.key for argument in arguments]))
-        shapes = [
-            np.shape(leaf) if not isinstance(leaf, Tensor) else leaf._entry.shape
-            for leaf, argument in zip(leaves, arguments, strict=True)
-            if argument.kind != "static"
-        ]
+        shapes = _shapes(leaves, arguments)
         known = self._specializations.get(key, [])
         reason = None
         for specialization in known:
@@ -246,10 +255,12 @@ class Jitted:
         kwargs: dict[str, Any],
     ) -> Specialization:
         paths = argument_paths(self._function, args, kwargs)
-        named = [describe(leaf, path, a.kind == "static") for leaf, path, a in zip(leaves, paths, arguments, strict=True)]
+        named = [
+            describe(leaf, path, a.kind == "static") for leaf, path, a in zip(leaves, paths, arguments, strict=True)
+        ]
         if reason is None and self._specializations:
             reason = self._explain_key(named)
-        traced = trace(self._function, named, shapes, structure, self._keep_grads)
+        traced = _trace(self._function, named, shapes, structure, self._keep_grads)
         static = [argument.value for argument in named if argument.kind == "static"]
         guards, owners = collect_guards(self._function, static)
         specialization = Specialization(traced, guards, owners, self._function.__name__)
@@ -265,6 +276,7 @@ class Jitted:
                     stacklevel=5,
                 )
         # The newest first: what changed once, changed for good more often than not.
+        self._latest = specialization
         self._specializations[key] = [specialization, *self._specializations.get(key, [])]
         return specialization
 
@@ -281,16 +293,20 @@ class Jitted:
 
     # Looking inside -----------------------------------------------------------------------------------------
 
-    def trace(self, *args: Any, **kwargs: Any) -> Graph:
-        """The graph that a call with these arguments runs, before simplification; nothing runs."""
-        return self._specialize(args, kwargs)[1].traced.graph
-
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Every stage of the program for these arguments; see `tapegrad.explain`."""
         from tapegrad.explain import Explanation
 
         leaves, specialization = self._specialize(args, kwargs)
-        return Explanation(specialization.program, specialization.traced, specialization.inputs(leaves), tuple(self._reasons))
+        return Explanation(
+            specialization.program, specialization.traced, specialization.inputs(leaves), tuple(self._reasons)
+        )
+
+    def program(self, *args: Any, **kwargs: Any) -> Program | None:
+        """The program for these arguments; without any, the one traced last, if there is one."""
+        if args or kwargs:
+            return self._specialize(args, kwargs)[1].program
+        return self._latest.program if self._latest is not None else None
 
     def stats(self) -> Stats:
         """Counts of traces, compiles, cache hits, calls and kernels."""
@@ -368,6 +384,62 @@ def jit(
     if isinstance(function, Jitted):
         return function
     return Jitted(function, static_argnames, keep_grads)
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph that ``function`` records for these arguments, derivatives expanded; nothing runs.
+
+    Parameters
+    ----------
+    function : callable or Jitted
+    *args, **kwargs : array_like
+        Their sizes become symbols.
+
+    Returns
+    -------
+    Graph
+        Prints as text; ``.formula()`` prints formulas.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> print(tg.trace(lambda a: tg.tanh(a), tg.Tensor(3.0)))
+    graph {
+      %0: f32[]  # a
+      %1 = tanh(%0): f32[] ...
+      return %1
+    }
+    """
+    jitted = jit(function)
+    leaves, structure = pytree.flatten((args, kwargs))
+    paths = argument_paths(jitted._function, args, kwargs)
+    arguments = [
+        describe(leaf, path, path.split("[")[0] in jitted._static) for leaf, path in zip(leaves, paths, strict=True)
+    ]
+    return _trace(jitted._function, arguments, _shapes(leaves, arguments), structure, jitted._keep_grads).graph
+
+
+def explain(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Every stage of the program that ``step`` runs for these arguments; the step itself does not run.
+
+    Parameters
+    ----------
+    step : Jitted or callable
+    *args, **kwargs : array_like
+
+    Returns
+    -------
+    Explanation
+        Prints every stage; has ``kernels``, ``arena_bytes``, ``native_calls``, ``source``.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> explanation = tg.explain(tg.jit(lambda x: tg.exp(x) + 1), tg.Tensor([1.0, 2.0]))
+    >>> len(explanation.kernels), explanation.native_calls
+    (1, 1)
+    """
+    return jit(step).explain(*args, **kwargs)
 
 
 def stats() -> Stats:

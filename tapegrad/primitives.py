@@ -93,11 +93,12 @@ def broadcast_shapes(shapes: Sequence[Shape], operation: str) -> Shape:
         rank = max(len(result), len(shape))
         first = (1,) * (rank - len(result)) + result
         second = (1,) * (rank - len(shape)) + shape
-        joined = [sizes.broadcast(a, b) for a, b in zip(first, second)]
+        joined = [sizes.broadcast(a, b) for a, b in zip(first, second, strict=False)]
         if any(size is None for size in joined):
             texts = " and ".join(shape_text(s) for s in shapes)
             raise ShapeError(
-                f"{operation}: shapes {texts} do not broadcast; aligned at the right, two axes must be equal or one of them 1"
+                f"{operation}: shapes {texts} do not broadcast; "
+                "aligned at the right, two axes must be equal or one of them 1"
             )
         result = tuple(size for size in joined if size is not None)
     return result
@@ -127,7 +128,7 @@ def _broadcast_to(shapes: Sequence[Shape], params: Params) -> Shape:
     source = shapes[0]
     if len(source) > len(target):
         raise ShapeError(f"broadcast_to: {shape_text(source)} has more axes than {shape_text(target)}")
-    for size, goal in zip(reversed(source), reversed(target)):
+    for size, goal in zip(reversed(source), reversed(target), strict=False):
         if not sizes.is_one(size) and sizes.unify(size, goal) is None:
             raise ShapeError(f"broadcast_to: {shape_text(source)} does not broadcast to {shape_text(target)}")
     return target
@@ -136,9 +137,7 @@ def _broadcast_to(shapes: Sequence[Shape], params: Params) -> Shape:
 def _reshape(shapes: Sequence[Shape], params: Params) -> Shape:
     target: Shape = params["shape"]
     if sizes.unify(sizes.product(shapes[0]), sizes.product(target)) is None:
-        raise ShapeError(
-            f"reshape: {shape_text(shapes[0])} has another number of elements than {shape_text(target)}"
-        )
+        raise ShapeError(f"reshape: {shape_text(shapes[0])} has another number of elements than {shape_text(target)}")
     return target
 
 
@@ -147,7 +146,7 @@ def _transpose(shapes: Sequence[Shape], params: Params) -> Shape:
 
 
 def _slice(shapes: Sequence[Shape], params: Params) -> Shape:
-    ranges = zip(params["start"], params["stop"], params["step"])
+    ranges = zip(params["start"], params["stop"], params["step"], strict=False)
     return tuple(sizes.floor_divide(stop - start + (step - 1), step) for start, stop, step in ranges)
 
 
@@ -306,12 +305,13 @@ def _integer_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "f":
         return np.power(x, y)
     # NumPy refuses negative integer exponents; a compiled program raises nothing, so both give 0 there.
-    return np.where(y < 0, np.where(np.abs(x.astype(INT64)) == 1, np.power(x, np.abs(y)), 0), np.power(x, np.abs(y))).astype(x.dtype)
+    power = np.power(x, np.abs(y))
+    return np.where((y < 0) & (np.abs(x.astype(INT64)) != 1), 0, power).astype(x.dtype)
 
 
 def _pad(x: np.ndarray, start: tuple[int, ...], step: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     result = np.zeros(shape, x.dtype)
-    result[tuple(slice(a, a + s * n, s) for a, s, n in zip(start, step, x.shape))] = x
+    result[tuple(slice(a, a + s * n, s) for a, s, n in zip(start, step, x.shape, strict=False))] = x
     return result
 
 

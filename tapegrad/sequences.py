@@ -9,7 +9,8 @@ import numpy as np
 from tapegrad import pytree, tape
 from tapegrad.errors import ShapeError
 from tapegrad.primitives import shape_text
-from tapegrad.tensor import Tensor, _wrap, as_tensor
+from tapegrad.recording import as_tensor, wrap
+from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
     from tapegrad.jit import Jitted
@@ -21,7 +22,9 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
     shapes = [array.shape for array in arrays]
     if not arrays or any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         texts = ", ".join(shape_text(shape) for shape in shapes) or "none"
-        raise ShapeError(f"scan: every argument needs a leading axis of the same length, the steps; the shapes are {texts}")
+        raise ShapeError(
+            f"scan: every argument needs a leading axis of the same length, the steps; the shapes are {texts}"
+        )
     steps = shapes[0][0]
     if steps == 0:
         raise ShapeError("scan: there are no steps: the leading axis of the arguments has size 0")
@@ -34,7 +37,9 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
         results = [step(*pytree.unflatten(structure, [array[index] for array in arrays])[0]) for index in range(steps)]
         flat = [pytree.flatten(result)[0] for result in results]
         stacked: list[Any] = [
-            _wrap(tape.leaf(np.stack([leaf._value() for leaf in column]))) if isinstance(column[0], Tensor) else column[0]
+            wrap(tape.leaf(np.stack([leaf._value() for leaf in column])))
+            if isinstance(column[0], Tensor)
+            else column[0]
             for column in zip(*flat, strict=True)
         ]
         return pytree.unflatten(traced.structure, stacked)
@@ -43,8 +48,8 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
     for place, number in enumerate(specialization.dynamic):
         inputs[place] = np.ascontiguousarray(arrays[number], dtype=traced.arguments[number].dtype)
     outputs = specialization.program.scan(inputs, scanned, steps)
-    step._counts["calls"] += 1
-    step._counts["kernels"] += steps * len(specialization.program.kernels)
+    step._counts["calls"] += steps
+    step._counts["kernels"] += steps * specialization.program.kernel_count
     kept = specialization.returns + len(traced.written)
     outputs = [output if number < kept else np.array(output[-1]) for number, output in enumerate(outputs)]
     return specialization.finish(outputs)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -210,6 +210,26 @@ def grad_mode(enabled: bool) -> Iterator[None]:
         local.grad_enabled = previous
 
 
+def no_grad() -> AbstractContextManager[None]:
+    """Within the block, on this thread, operations do not record what a gradient needs.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> x = tg.Tensor(1.0, requires_grad=True)
+    >>> with tg.no_grad():
+    ...     x += 1.0
+    >>> x.item()
+    2.0
+    """
+    return grad_mode(False)
+
+
+def enable_grad() -> AbstractContextManager[None]:
+    """Within the block, on this thread, operations record what a gradient needs, also inside `no_grad`."""
+    return grad_mode(True)
+
+
 def history(outputs: Sequence[Entry]) -> list[Entry]:
     """The entries that a derivative of ``outputs`` passes through, each after those that use it."""
     seen: dict[Entry, None] = {}
@@ -254,4 +274,4 @@ def run(wanted: Sequence[Entry] = ()) -> None:
 
 
 #: Realizes entries: set by `tapegrad.execution`, which stands above the compiler.
-realize: Callable[[Sequence[Entry]], None]
+realize: Callable[[Sequence[Entry]], None] = cast(Any, None)

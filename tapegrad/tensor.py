@@ -5,26 +5,28 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Union, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tapegrad import config, tape
+from tapegrad import recording, tape
+from tapegrad.captures import CapturedArray, GradientSlot
+from tapegrad.dims import Dim, as_shape, as_size, from_size  # noqa: F401 transition
 from tapegrad.errors import (
     AxisError,
-    BoundsError,
     DeviceError,
     DTypeError,
     GradientError,
     InPlaceError,
     ShapeError,
-    TapegradError,
-    TracingError,
 )
 from tapegrad.ir import sizes
-from tapegrad.ir.sizes import Shape, Size, SizeExpr
-from tapegrad.primitives import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT8, normalize_axis, shape_text
+from tapegrad.operators import *  # noqa: F403 transition
+from tapegrad.operators import UFUNCS, Operators, binary, matmul, power  # noqa: F401 transition
+from tapegrad.primitives import shape_text
+from tapegrad.recording import *  # noqa: F403 transition
+from tapegrad.recording import as_tensor, private_array, record, record_full, wrap
 from tapegrad.tape import Entry
 
 if TYPE_CHECKING:
@@ -37,125 +39,11 @@ else:
         __slots__ = ()
 
 
-DTYPES = (FLOAT32, FLOAT64, INT32, INT64, UINT8, BOOL)
-Number = Union[bool, int, float]
-#: What an operation takes where it wants an array.
-TensorLike = Union["Tensor", "Dim", np.ndarray, Number, Sequence[Any]]
-
-
 class _Consumed:
     """The ``grad`` of a parameter after a jitted step that used its gradient up."""
 
 
 CONSUMED = _Consumed()
-
-
-class Dim:
-    """A size inside ``@jit`` that is only known when the program runs.
-
-    Arithmetic stays symbolic. Python itself asking for the number (``range``, ``int``, ``len``, a comparison) pins the
-    axis: the program is then for this size alone, and another size traces once more. Division by ``/`` gives a
-    runtime scalar.
-
-    Examples
-    --------
-    >>> import numpy as np, tapegrad as tg
-    >>> @tg.jit
-    ... def mean(x):
-    ...     return x.sum() / x.shape[0]
-    >>> mean(np.ones(4, "float32")).item(), mean(np.ones(9, "float32")).item()
-    (1.0, 1.0)
-    >>> mean.stats().traces
-    1
-    """
-
-    __slots__ = ("expression",)
-
-    def __init__(self, expression: SizeExpr) -> None:
-        self.expression = expression
-
-    def _number(self, reason: str) -> int:
-        bindings = sizes.active_bindings()
-        if bindings is None:
-            raise TracingError(f"the size {self.expression} was kept after its trace ended; ask for .shape inside the function")
-        return bindings.pin(self.expression, reason)
-
-    def __index__(self) -> int:
-        return self._number("Python asked for the number of this axis")
-
-    __int__ = __index__
-
-    def __float__(self) -> float:
-        return float(self._number("float() asked for the number of this axis"))
-
-    def __bool__(self) -> bool:
-        return self._number("a condition asked for the number of this axis") != 0
-
-    def __hash__(self) -> int:
-        return hash(self._number("hash() asked for the number of this axis"))
-
-    def __repr__(self) -> str:
-        return f"Dim({self.expression})"
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return as_tensor(self) / other
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return other / as_tensor(self)
-
-
-def _dim_arithmetic(operation: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Dim, Any], Any]:
-    def method(self: Dim, other: Any) -> Any:
-        if isinstance(other, Tensor | float):
-            mine = as_tensor(self)
-            return operation(other, mine) if swapped else operation(mine, other)
-        if not isinstance(other, Dim | int | np.integer):
-            return NotImplemented
-        mine_size, other_size = self.expression, as_size(other)
-        return from_size(operation(other_size, mine_size) if swapped else operation(mine_size, other_size))
-
-    return method
-
-
-def _dim_comparison(operation: Callable[[Any, Any], bool], symbol: str) -> Callable[[Dim, Any], Any]:
-    def method(self: Dim, other: Any) -> Any:
-        if isinstance(other, Dim) and other.expression == self.expression:
-            return operation(0, 0)
-        if not isinstance(other, Dim | int | float | np.integer):
-            return NotImplemented
-        return operation(self._number(f"the comparison {symbol} asked for the number of this axis"), other)
-
-    return method
-
-
-for _name, _operation in {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}.items():
-    setattr(Dim, f"__{_name}__", _dim_arithmetic(_operation, swapped=False))
-    setattr(Dim, f"__r{_name}__", _dim_arithmetic(_operation, swapped=True))
-for _name, _symbol in {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}.items():
-    setattr(Dim, f"__{_name}__", _dim_comparison(getattr(operator, _name), _symbol))
-
-
-def as_size(value: Any) -> Size:
-    """A Python integer or a `Dim` as a size."""
-    if isinstance(value, Dim):
-        return value.expression
-    if isinstance(value, SizeExpr):
-        return value
-    return operator.index(value)
-
-
-def from_size(size: Size) -> Any:
-    """A size as the user sees it: an int, or a `Dim`."""
-    bindings = sizes.active_bindings()
-    resolved = bindings.resolve(size) if bindings is not None else size
-    return resolved if isinstance(resolved, int) else Dim(resolved)
-
-
-def as_shape(shape: Any) -> Shape:
-    """An int, a `Dim` or a sequence of them as a shape."""
-    if isinstance(shape, Dim | int | np.integer):
-        return (as_size(shape),)
-    return tuple(as_size(size) for size in shape)
 
 
 def check_device(device: object) -> None:
@@ -164,40 +52,7 @@ def check_device(device: object) -> None:
         raise DeviceError(f"device {device!r} is not available; this version runs on 'cpu'")
 
 
-def _array(data: Any, dtype: Any) -> np.ndarray:
-    """A private, C-contiguous, native array of ``data`` in one of our dtypes."""
-    if isinstance(data, np.ndarray | np.generic):
-        wanted = np.dtype(dtype) if dtype is not None else data.dtype.newbyteorder("=")
-    else:
-        try:
-            plain = np.asarray(data)
-        except ValueError as error:
-            raise ShapeError(f"Tensor: the nested sequence is not rectangular ({error})") from None
-        if plain.dtype == object:
-            raise DTypeError(f"Tensor: cannot make an array of {type(data).__name__}; give numbers or a NumPy array")
-        holds_arrays = isinstance(data, list | tuple) and any(isinstance(item, np.ndarray | np.generic) for item in data)
-        inferred = config.default_dtype() if plain.dtype.kind == "f" and not holds_arrays else plain.dtype
-        if plain.size == 0 and not holds_arrays and plain.dtype == FLOAT64:
-            inferred = config.default_dtype()
-        data, wanted = plain, np.dtype(dtype) if dtype is not None else inferred
-    if wanted not in DTYPES:
-        names = ", ".join(str(known) for known in DTYPES)
-        raise DTypeError(f"Tensor: dtype {wanted} is not supported; cast to one of {names}")
-    return np.array(data, dtype=wanted, order="C", copy=True)
-
-
-def as_dtype(dtype: Any) -> np.dtype:
-    """A dtype of ours from whatever NumPy accepts as one."""
-    try:
-        wanted: np.dtype = np.dtype(dtype)
-    except TypeError:
-        raise DTypeError(f"{dtype!r} is not a dtype") from None
-    if wanted not in DTYPES:
-        raise DTypeError(f"dtype {wanted} is not supported; use one of {', '.join(str(known) for known in DTYPES)}")
-    return wanted
-
-
-class Tensor(TensorMethods):
+class Tensor(Operators, TensorMethods):
     """An array whose operations are recorded on a tape.
 
     Parameters
@@ -245,7 +100,7 @@ class Tensor(TensorMethods):
             source = data.detach() if dtype is None else data.detach().astype(dtype)
             entry = source._entry
         else:
-            entry = tape.leaf(_array(data, dtype))
+            entry = tape.leaf(private_array(data, dtype))
             if tape.local.trace is not None and isinstance(data, np.ndarray) and dtype in (None, data.dtype):
                 tape.local.trace.captured.setdefault(entry, CapturedArray(data, name))
         self._start(entry)
@@ -423,7 +278,9 @@ class Tensor(TensorMethods):
     def retain_grad(self) -> None:
         """Let ``backward()`` fill ``grad`` of this computed Tensor too."""
         if not self.requires_grad:
-            raise GradientError("retain_grad: no gradient reaches this Tensor; set requires_grad on what it is computed from")
+            raise GradientError(
+                "retain_grad: no gradient reaches this Tensor; set requires_grad on what it is computed from"
+            )
         self._entry.owner = weakref.ref(self)
 
     @property
@@ -452,7 +309,7 @@ class Tensor(TensorMethods):
                 "return it from the step, or decorate the step with @jit(keep_grads=True)"
             )
         if trace is not None and grad._entry.trace is not trace and grad._entry not in trace.captured:
-            inner = _wrap(tape.leaf(grad._outer_value()))
+            inner = wrap(tape.leaf(grad._outer_value()))
             trace.captured[inner._entry] = GradientSlot(self)
             trace.gradients.setdefault(id(self), (self, grad))
             self._grad = inner
@@ -471,9 +328,11 @@ class Tensor(TensorMethods):
             return
         new = as_tensor(grad, self.dtype)
         if len(new._entry.shape) != self.ndim or any(
-            sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape)
+            sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape, strict=False)
         ):
-            raise ShapeError(f"grad: shape {shape_text(new._entry.shape)} is not that of the Tensor, {shape_text(self._entry.shape)}")
+            raise ShapeError(
+                f"grad: shape {shape_text(new._entry.shape)} is not that of the Tensor, {shape_text(self._entry.shape)}"
+            )
         self._grad = new
 
     @property
@@ -493,13 +352,13 @@ class Tensor(TensorMethods):
         """The same value, without history."""
         entry = self._entry
         if entry.value is not None and not self.requires_grad and self._storage is None and entry.trace is None:
-            return _wrap(entry)
+            return wrap(entry)
         return record("stop_gradient", (self,))
 
     def _replace(self, new: Tensor, operation: str) -> None:
         """Take the value of ``new``, which must fit, as the next version of this Tensor."""
         if len(new._entry.shape) != self.ndim or any(
-            sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape)
+            sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape, strict=False)
         ):
             raise InPlaceError(
                 f"{operation}: a Tensor of shape {shape_text(self._entry.shape)} cannot take a value of shape "
@@ -507,7 +366,8 @@ class Tensor(TensorMethods):
             )
         if new.dtype != self.dtype:
             raise InPlaceError(
-                f"{operation}: a Tensor of dtype {self.dtype} cannot take a value of dtype {new.dtype}; cast with .astype"
+                f"{operation}: a Tensor of dtype {self.dtype} cannot take a value of dtype {new.dtype}; "
+                "cast with .astype"
             )
         if self._leaf and tape.is_grad_enabled() and operation != "data":
             raise InPlaceError(
@@ -565,7 +425,10 @@ class Tensor(TensorMethods):
 
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
-            raise DTypeError(f"only integer Tensors of one element are an index, not {self.dtype} of shape {shape_text(self._entry.shape)}")
+            raise DTypeError(
+                "only an integer Tensor of one element is an index, "
+                f"not {self.dtype} of shape {shape_text(self._entry.shape)}"
+            )
         return int(self.item())
 
     def __bool__(self) -> bool:
@@ -641,7 +504,9 @@ class Tensor(TensorMethods):
         """
         entry = self._entry
         if entry.primitive == "freed":
-            raise GradientError("backward: a backward pass has used this history up; call the first with retain_graph=True")
+            raise GradientError(
+                "backward: a backward pass has used this history up; call the first with retain_graph=True"
+            )
         if not self.requires_grad:
             raise GradientError(
                 "backward: no gradient reaches this Tensor; set requires_grad=True on what it is computed from"
@@ -667,8 +532,8 @@ class Tensor(TensorMethods):
         found = list(reversed(owners.values()))
         with tape.grad_mode(False):
             parts = tape.gradient(entry, cotangent._entry, [node for node, _ in found], retain=retain_graph)
-            for part, (_, owner) in zip(parts, found):
-                new = _wrap(part)
+            for part, (_, owner) in zip(parts, found, strict=False):
+                new = wrap(part)
                 old = owner.grad
                 owner._set_gradient(new if old is None else old + new)
 
@@ -690,26 +555,6 @@ class Tensor(TensorMethods):
             )
         return function(*inputs)
 
-    # Operators ----------------------------------------------------------------------------------------------
-
-    def __neg__(self) -> Tensor:
-        return record("negative", (self,))
-
-    def __pos__(self) -> Tensor:
-        return self
-
-    def __abs__(self) -> Tensor:
-        return record("absolute", (self,))
-
-    def __invert__(self) -> Tensor:
-        return record("logical_not", (self,))
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return matmul(other, self)
-
     # Indexing -------------------------------------------------------------------------------------------------
 
     if TYPE_CHECKING:  # `tapegrad.indexing` puts these here
@@ -730,361 +575,4 @@ def _unpickle(kind: type[Tensor], value: np.ndarray, leaf: bool, name: str | Non
     return tensor
 
 
-def _wrap(entry: Entry) -> Tensor:
-    """A Tensor on an entry."""
-    tensor = cast(Tensor, object.__new__(Tensor))
-    tensor._start(entry)
-    return tensor
-
-
-# What a trace captures ---------------------------------------------------------------------------------------
-
-
-class CapturedTensor:
-    """A Tensor from outside the function; its value is read at each call."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def read(self) -> np.ndarray:
-        """The value now."""
-        return self.tensor._value()
-
-
-class CapturedArray:
-    """A NumPy array from outside the function; read at each call."""
-
-    __slots__ = ("array", "name")
-
-    def __init__(self, array: np.ndarray, name: str | None = None) -> None:
-        self.array = array
-        self.name = name
-
-    def read(self) -> np.ndarray:
-        """The value now."""
-        return np.ascontiguousarray(self.array)
-
-
-class GradientSlot:
-    """The ``grad`` that a Tensor has when the call begins."""
-
-    __slots__ = ("tensor",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def read(self) -> np.ndarray:
-        """The value now."""
-        grad = self.tensor.grad
-        assert grad is not None
-        return grad._value()
-
-
-# Recording ----------------------------------------------------------------------------------------------------
-
-
-def record(primitive: str, inputs: tuple[Tensor, ...], **params: Any) -> Tensor:
-    """Record a primitive on Tensors of the dtypes it wants and return its result."""
-    trace = tape.local.trace
-    requires_grad = False
-    entries = []
-    for tensor in inputs:
-        entry = tensor._entry
-        if tensor._leaf or entry.requires_grad:
-            requires_grad = True
-        if trace is not None and entry.trace is not trace:
-            entry = _capture(tensor, trace)
-        entries.append(entry)
-    if primitive == "stop_gradient":
-        requires_grad = False
-    return _wrap(tape.record(primitive, tuple(entries), params, requires_grad))
-
-
-def _capture(tensor: Tensor, trace: tape.Trace) -> Entry:
-    """The entry under which a trace knows a Tensor from outside."""
-    entry = tensor._entry
-    if entry in trace.captured:
-        return entry
-    tensor._outer_value()
-    trace.captured[tensor._entry] = CapturedTensor(tensor)
-    return tensor._entry
-
-
-def record_number(value: Number, dtype: np.dtype, constant: bool = False) -> Tensor:
-    """A Python number as a 0-d Tensor.
-
-    Under ``@jit`` it is a constant of the trace. Outside it is a runtime scalar, so that a number that changes
-    from step to step makes no new program - unless ``constant`` says that its value shapes the program.
-    """
-    if constant or tape.local.trace is not None:
-        return record("constant", (), value=dtype.type(value).item(), dtype=dtype)
-    return _wrap(tape.leaf(np.array(value, dtype)))
-
-
-def record_full(shape: Shape, value: Number, dtype: np.dtype) -> Tensor:
-    """A Tensor filled with one number that the program may know."""
-    number = record("constant", (), value=dtype.type(value).item(), dtype=dtype)
-    return record("broadcast_to", (number,), shape=shape) if shape else number
-
-
-def as_tensor(value: TensorLike, dtype: np.dtype | None = None) -> Tensor:
-    """``value`` as a Tensor; numbers and lists of numbers take ``dtype`` where one is given."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Dim):
-        tensor = record("size", (), value=value.expression, dtype=dtype if dtype is not None else INT64)
-        tensor._weak = dtype is None
-        return tensor
-    if isinstance(value, bool | int | float) and not isinstance(value, np.generic):
-        if dtype is None:
-            dtype = BOOL if isinstance(value, bool) else INT64 if isinstance(value, int) else config.default_dtype()
-        return record_number(value, dtype)
-    if isinstance(value, np.ndarray | np.generic):
-        return Tensor(value)
-    return Tensor(value, dtype=dtype)
-
-
-def weak_kind(value: Any) -> str | None:
-    """``b``, ``i`` or ``f`` for what never widens: Python numbers, sizes, and scalars that stand for them."""
-    if isinstance(value, bool):
-        return "b"
-    if isinstance(value, Dim) or (isinstance(value, int) and not isinstance(value, np.generic)):
-        return "i"
-    if isinstance(value, float) and not isinstance(value, np.generic):
-        return "f"
-    if isinstance(value, Tensor) and value._weak:
-        return "f" if value.dtype.kind == "f" else "i"
-    return None
-
-
-def result_dtype(*values: Any) -> np.dtype:
-    """The dtype in which values meet.
-
-    Two floating dtypes promote as in NumPy; an integer or bool with a floating one gives the floating one; integers
-    promote as in NumPy; Python numbers never widen, they only turn integers into the default floating dtype.
-    """
-    strong = [value.dtype for value in values if weak_kind(value) is None]
-    kinds = [kind for kind in map(weak_kind, values) if kind]
-    floats = [dtype for dtype in strong if dtype.kind == "f"]
-    if floats:
-        return np.result_type(*floats)
-    if "f" in kinds:
-        return config.default_dtype()
-    if strong:
-        joined = np.result_type(*strong)
-        return INT64 if joined == BOOL and "i" in kinds else as_dtype(joined)
-    return INT64 if "i" in kinds else BOOL
-
-
-def promote(*values: TensorLike, dtype: np.dtype | None = None) -> tuple[Tensor, ...]:
-    """The operands of an elementwise operation as Tensors of one dtype."""
-    operands = [
-        value if isinstance(value, Tensor | Dim | bool | int | float) and not isinstance(value, np.generic) else as_tensor(value)
-        for value in values
-    ]
-    if dtype is None:
-        dtype = result_dtype(*operands)
-    return tuple(_as(value, dtype) for value in operands)
-
-
-def _as(value: Any, dtype: np.dtype) -> Tensor:
-    if isinstance(value, Tensor):
-        return value if value._entry.dtype == dtype and not value._weak else record("cast", (value,), dtype=dtype)
-    return as_tensor(value, dtype)
-
-
-def to_floating(*values: TensorLike) -> tuple[Tensor, ...]:
-    """The operands of a function of real numbers: of one floating dtype, integers in the default one."""
-    operands = promote(*values)
-    if operands[0].dtype.kind == "f":
-        return operands
-    return promote(*operands, dtype=config.default_dtype())
-
-
-def weak_scalar(value: float) -> Tensor:
-    """A 0-d float64 Tensor that takes the dtype of what it meets, like a Python float; for hyperparameters."""
-    tensor = Tensor(np.float64(value))
-    tensor._weak = True
-    return tensor
-
-
-def matmul(a: TensorLike, b: TensorLike) -> Tensor:
-    """The matrix product by NumPy's rule: 1-d operands are vectors, leading axes are batches that broadcast.
-
-    Parameters
-    ----------
-    a, b : array_like
-        Shapes ``(..., m, k)`` and ``(..., k, n)``, or vectors ``(k,)``.
-
-    Returns
-    -------
-    Tensor
-        Shape ``(..., m, n)``, without the axes that a vector does not have.
-
-    Examples
-    --------
-    >>> import tapegrad as tg
-    >>> tg.matmul(tg.Tensor([[1.0, 2.0]]), tg.Tensor([3.0, 4.0])).tolist()
-    [11.0]
-    """
-    first, second = promote(a, b)
-    if not first.ndim or not second.ndim:
-        raise ShapeError(
-            f"matmul: {shape_text(first._entry.shape)} @ {shape_text(second._entry.shape)}: operands need at least one axis; "
-            "multiply by a scalar with *"
-        )
-    left, right = first._entry.shape, second._entry.shape
-    if len(left) == 1:
-        first = record("reshape", (first,), shape=(1, *left))
-    if len(right) == 1:
-        second = record("reshape", (second,), shape=(*right, 1))
-    try:
-        product = record("matmul", (first, second), transpose_a=False, transpose_b=False)
-    except ShapeError as error:
-        reason = error.message.rsplit(": ", 1)[-1]
-        raise ShapeError(f"matmul: {shape_text(left)} @ {shape_text(right)}: {reason}") from None
-    shape = product._entry.shape
-    if len(left) == 1:
-        shape = shape[:-2] + shape[-1:]
-    if len(right) == 1:
-        shape = shape[:-1]
-    return product if len(left) > 1 and len(right) > 1 else record("reshape", (product,), shape=shape)
-
-
-# Operators, from one table ------------------------------------------------------------------------------------
-
-
-def binary(primitive: str, floating: bool = False) -> Callable[[Any, Any], Tensor]:
-    """The function that applies an elementwise primitive to two operands after promotion."""
-
-    def apply(a: TensorLike, b: TensorLike) -> Tensor:
-        return record(primitive, to_floating(a, b) if floating else promote(a, b))
-
-    return apply
-
-
-def power(a: TensorLike, b: TensorLike) -> Tensor:
-    """``a ** b``, elementwise; a Python number as exponent is known to the program."""
-    if isinstance(b, bool | int | float) and not isinstance(b, np.generic):
-        dtype = result_dtype(as_tensor(a) if not isinstance(a, Tensor) else a, b)
-        (base,) = promote(a, dtype=dtype)
-        if dtype.kind != "f" and b < 0:
-            raise DTypeError(f"power: integers have no power {b}; cast with .astype('float32')")
-        return record("power", (base, record_number(b, dtype, constant=True)))
-    return record("power", promote(a, b))
-
-
-add, subtract, multiply = binary("add"), binary("subtract"), binary("multiply")
-divide = binary("divide", floating=True)
-floor_divide, remainder = binary("floor_divide"), binary("remainder")
-
-_ARITHMETIC: dict[str, Callable[[Any, Any], Tensor]] = {
-    "add": add,
-    "sub": subtract,
-    "mul": multiply,
-    "truediv": divide,
-    "floordiv": floor_divide,
-    "mod": remainder,
-    "pow": power,
-}
-
-
-def _logical_or_bitwise(primitive: str) -> Callable[[Any, Any], Tensor]:
-    return lambda a, b: record(primitive, promote(a, b))
-
-
-_LOGICAL: dict[str, Callable[[Any, Any], Tensor]] = {
-    "and": _logical_or_bitwise("logical_and"),
-    "or": _logical_or_bitwise("logical_or"),
-    "xor": _logical_or_bitwise("not_equal"),
-}
-_COMPARISONS: dict[str, Callable[[Any, Any], Tensor]] = {
-    "eq": binary("equal"),
-    "ne": binary("not_equal"),
-    "lt": binary("less"),
-    "le": binary("less_equal"),
-    "gt": lambda a, b: binary("less")(b, a),
-    "ge": lambda a, b: binary("less_equal")(b, a),
-}
-
-
-def _operand(value: Any) -> bool:
-    return isinstance(value, Tensor | Dim | bool | int | float | np.ndarray | np.generic | list | tuple)
-
-
-def _operator(function: Callable[[Any, Any], Tensor], swapped: bool = False) -> Callable[[Tensor, Any], Any]:
-    def method(self: Tensor, other: Any) -> Any:
-        if not _operand(other):
-            return NotImplemented
-        return function(other, self) if swapped else function(self, other)
-
-    return method
-
-
-def _in_place(name: str, function: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:
-    def method(self: Tensor, other: Any) -> Tensor:
-        self._replace(function(self, other), f"x {name}= y")
-        return self
-
-    return method
-
-
-_SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**"}
-for _name, _function in {**_ARITHMETIC, **_LOGICAL}.items():
-    setattr(Tensor, f"__{_name}__", _operator(_function))
-    setattr(Tensor, f"__r{_name}__", _operator(_function, swapped=True))
-for _name, _function in {**_ARITHMETIC}.items():
-    setattr(Tensor, f"__i{_name}__", _in_place(_SYMBOLS[_name], _function))
-for _name, _function in _COMPARISONS.items():
-    setattr(Tensor, f"__{_name}__", _operator(_function))
-
-#: NumPy's ufuncs that stay on the tape, by name; `tapegrad.functions` adds its own.
-UFUNCS: dict[str, Callable[..., Any]] = {
-    "add": add,
-    "subtract": subtract,
-    "multiply": multiply,
-    "divide": divide,
-    "true_divide": divide,
-    "floor_divide": floor_divide,
-    "remainder": remainder,
-    "power": power,
-    "float_power": power,
-    "matmul": matmul,
-    "negative": operator.neg,
-    "positive": operator.pos,
-    "equal": _COMPARISONS["eq"],
-    "not_equal": _COMPARISONS["ne"],
-    "less": _COMPARISONS["lt"],
-    "less_equal": _COMPARISONS["le"],
-    "greater": _COMPARISONS["gt"],
-    "greater_equal": _COMPARISONS["ge"],
-    "logical_and": _LOGICAL["and"],
-    "logical_or": _LOGICAL["or"],
-    "bitwise_and": _LOGICAL["and"],
-    "bitwise_or": _LOGICAL["or"],
-}
-
-__all__ = [
-    "AxisError",
-    "BoundsError",
-    "Dim",
-    "TapegradError",
-    "Tensor",
-    "as_dtype",
-    "as_shape",
-    "as_size",
-    "as_tensor",
-    "binary",
-    "matmul",
-    "normalize_axis",
-    "power",
-    "promote",
-    "record",
-    "record_full",
-    "record_number",
-    "result_dtype",
-    "to_floating",
-    "weak_scalar",
-]
+recording.Tensor = Tensor

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from tapegrad import pytree, tape
+from tapegrad.captures import CapturedTensor, GradientSlot
+from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, Location, TracingError
 from tapegrad.expansion import collect, expand
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph, Node
 from tapegrad.ir.sizes import Pin, Symbol
 from tapegrad.primitives import FLOAT64, INT64
+from tapegrad.recording import as_dtype, as_tensor, capture, wrap
 from tapegrad.tape import Entry, Source, Trace
-from tapegrad.tensor import CapturedTensor, Dim, GradientSlot, Tensor, _capture, _wrap, as_dtype, as_tensor
+from tapegrad.tensor import Tensor
 
 #: Names for the free sizes of a program, in the order in which they appear.
 _SIZE_NAMES = "nmkpqrtuvw"
@@ -156,14 +159,16 @@ def trace(
         symbols = tuple(record.bindings.new_symbol(size) for size in shape) if symbolic else shape
         entry = Entry("argument", (), {}, symbols, argument.dtype)
         entry.trace, entry.name = record, argument.path
-        tensor = _wrap(entry)
+        tensor = wrap(entry)
         tensor._weak = argument.weak
         entries.append(entry)
         leaves.append(tensor)
     args, kwargs = pytree.unflatten(structure, leaves)
     outer = tape.local.trace
     if outer is not None:
-        raise TracingError(f"{record.function}: a @jit function cannot be called inside another; call the undecorated function")
+        raise TracingError(
+            f"{record.function}: a @jit function cannot be called inside another; call the undecorated function"
+        )
     tape.local.trace = record
     try:
         with sizes.using_bindings(record.bindings):
@@ -198,7 +203,7 @@ def trace(
 
 
 def _entry_of(tensor: Tensor, record: Trace) -> Entry:
-    return tensor._entry if tensor._entry.trace is record else _capture(tensor, record)
+    return tensor._entry if tensor._entry.trace is record else capture(tensor, record)
 
 
 def _written(record: Trace) -> list[tuple[Tensor, Entry, Entry]]:

@@ -162,6 +162,8 @@ class Builder:
 
     def like(self, node: Node, *inputs: Node) -> Node:
         """``node``'s primitive and parameters on other inputs, possibly of another builder."""
+        if all(new.shape == old.shape and new.dtype == old.dtype for new, old in zip(inputs, node.inputs, strict=True)):
+            return self._intern(node.primitive, inputs, node.params, node.shape, node.dtype)
         return self.emit(node.primitive, *inputs, **node.params)
 
     def graph(self, outputs: Iterable[Node], writes: Iterable[tuple[int, int]] = ()) -> Graph:
@@ -249,10 +251,10 @@ class Graph:
             return None
         values: dict[Symbol, int] = {}
         compound: list[tuple[Size, int]] = []
-        for node, shape in zip(self.inputs, shapes):
+        for node, shape in zip(self.inputs, shapes, strict=False):
             if len(shape) != len(node.shape):
                 return None
-            for size, actual in zip(node.shape, shape):
+            for size, actual in zip(node.shape, shape, strict=False):
                 name = sizes.is_symbol(size)
                 if isinstance(size, int):
                     if size != actual:
@@ -279,31 +281,38 @@ class Graph:
         for position, node in enumerate(self.inputs):
             if node.primitive != "input" or node.params["index"] != position:
                 raise GraphError(f"input {position} is {node!r}")
-        for node in self.nodes():
-            if node.primitive not in PRIMITIVES:
-                raise GraphError(f"{node!r} is not a primitive")
-            if node.dtype not in DTYPE_CODES:
-                raise GraphError(f"{node!r} has no dtype of ours")
-            free = {s for size in node.shape for s in sizes.symbols(size)} - bound
-            if free:
-                raise GraphError(f"{node!r} has sizes that no input binds: {', '.join(s.name for s in free)}")
-            if node.primitive == "input":
-                if node not in inputs:
-                    raise GraphError(f"{node!r} is not an input of this graph")
-                continue
-            shape = node.row.shape([source.shape for source in node.inputs], node.params)
-            dtype = node.row.dtype([source.dtype for source in node.inputs], node.params)
-            if shape != node.shape or dtype != node.dtype:
-                raise GraphError(f"{node!r} should be {type_string(shape, dtype)}")
+        with sizes.assuming(self.equalities):
+            for node in self.nodes():
+                self._check_node(node, inputs, bound)
         for output, cell in self.writes:
             written, read = self.outputs[output], self.inputs[cell]
             if (written.shape, written.dtype) != (read.shape, read.dtype):
                 raise GraphError(f"output {output} {written!r} cannot be written to input {cell} {read!r}")
         return self
 
+    def _check_node(self, node: Node, inputs: set[Node], bound: set[Symbol]) -> None:
+        if node.primitive not in PRIMITIVES:
+            raise GraphError(f"{node!r} is not a primitive")
+        if node.dtype not in DTYPE_CODES:
+            raise GraphError(f"{node!r} has no dtype of ours")
+        free = {s for size in node.shape for s in sizes.symbols(size)} - bound
+        if free:
+            raise GraphError(f"{node!r} has sizes that no input binds: {', '.join(s.name for s in free)}")
+        if node.primitive == "input":
+            if node not in inputs:
+                raise GraphError(f"{node!r} is not an input of this graph")
+            return
+        shape = node.row.shape([source.shape for source in node.inputs], node.params)
+        dtype = node.row.dtype([source.dtype for source in node.inputs], node.params)
+        if shape != node.shape or dtype != node.dtype:
+            raise GraphError(f"{node!r} should be {type_string(shape, dtype)}")
+
     def map(self, outputs: Sequence[Node], mapping: Mapping[Node, Node], builder: Builder) -> Graph:
         """The graph a pass has built: names, lines and guards carried over by ``mapping`` (old node -> new node)."""
-        names = {mapping[node]: name for node, name in self.names.items() if node in mapping}
+        names: dict[Node, str] = {}
+        for node, name in self.names.items():
+            if node in mapping:
+                names.setdefault(mapping[node], name)
         locations: dict[Node, frozenset[Location]] = {}
         for node, places in self.locations.items():
             if node in mapping:
@@ -419,12 +428,19 @@ def parse_graph(text: str) -> Graph:
         Where the text is not a printed graph.
     """
     builder = Builder()
-    numbers: dict[str, Node] = {}
     outputs: list[Node] = []
     writes: list[tuple[int, int]] = []
-    equalities: list[tuple[Size, Size]] = []
-    for raw in text.splitlines():
-        line = raw.split("  # ")[0].strip()
+    lines = [raw.split("  # ")[0].strip() for raw in text.splitlines()]
+    guards = [line[len("guard") :].split("==") for line in lines if line.startswith("guard")]
+    equalities = tuple((sizes.parse_size(first.strip()), sizes.parse_size(second.strip())) for first, second in guards)
+    with sizes.assuming(equalities):
+        _parse_lines(lines, builder, outputs, writes)
+    return replace(builder.graph(outputs, writes), equalities=equalities)
+
+
+def _parse_lines(lines: Sequence[str], builder: Builder, outputs: list[Node], writes: list[tuple[int, int]]) -> None:
+    numbers: dict[str, Node] = {}
+    for line in lines:
         if line in ("graph {", "}", ""):
             continue
         if match := _INPUT.match(line):
@@ -439,13 +455,9 @@ def parse_graph(text: str) -> Graph:
             if type_string(numbers[match[1]].shape, numbers[match[1]].dtype) != type_string(shape, dtype):
                 raise GraphError(f"the graph says {line!r}, but its row gives {numbers[match[1]]!r}")
         elif line.startswith("return"):
-            outputs = [numbers[part.strip()[1:]] for part in line[len("return") :].split(",") if part.strip()]
+            outputs += [numbers[part.strip()[1:]] for part in line[len("return") :].split(",") if part.strip()]
         elif line.startswith("write output"):
             words = line.split()
             writes.append((int(words[2]), int(words[5])))
-        elif line.startswith("guard"):
-            first, second = line[len("guard") :].split("==")
-            equalities.append((sizes.parse_size(first.strip()), sizes.parse_size(second.strip())))
-        else:
+        elif not line.startswith("guard"):
             raise GraphError(f"{line!r} is not a line of a printed graph")
-    return replace(builder.graph(outputs, writes), equalities=tuple(equalities))

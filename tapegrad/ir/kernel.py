@@ -11,7 +11,7 @@ element is addressed by one index.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 import numpy as np
 
@@ -114,7 +114,7 @@ class RandomUniform:
     dtype: np.dtype
 
 
-Expression = Union[Constant, Variable, SizeValue, Load, Apply, Conditional, RandomUniform]
+Expression = Constant | Variable | SizeValue | Load | Apply | Conditional | RandomUniform
 
 
 # Statements -------------------------------------------------------------------------------------------------
@@ -244,9 +244,9 @@ class Comment:
     text: str
 
 
-Statement = Union[
-    Loop, Let, Declare, Accumulate, Assign, Store, AccumulateInto, If, Product, Permutation, Check, Comment
-]
+Statement = (
+    Loop | Let | Declare | Accumulate | Assign | Store | AccumulateInto | If | Product | Permutation | Check | Comment
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,8 +288,9 @@ class Schedule:
         The simplified graph that the kernels compute.
     kernels : tuple of Kernel
     inputs, outputs : tuple of Buffer
-        The buffer of each input and of each output of the graph. An output that is written in place has the buffer of its
-        input; an output that is an input or that is another output's value has a buffer of its own and is copied into.
+        The buffer of each input and of each output of the graph. An output that is written in place has the buffer of
+        its input; an output that is an input or that is another output's value has a buffer of its own and is copied
+        into.
     checks : tuple of str
         The message of each check; a program that leaves with status ``i + 1`` failed check ``i``.
     """

@@ -10,10 +10,10 @@ from __future__ import annotations
 import ast
 import operator
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from tapegrad.errors import GraphError
 
@@ -50,7 +50,7 @@ class Maximum:
         return f"max({self.first}, {self.second})"
 
 
-Atom = Union[Symbol, FloorDivide, Maximum]
+Atom = Symbol | FloorDivide | Maximum
 Monomial = tuple[Atom, ...]
 
 
@@ -114,7 +114,7 @@ class SizeExpr:
     __repr__ = __str__
 
 
-Size = Union[int, SizeExpr]
+Size = int | SizeExpr
 Shape = tuple[Size, ...]
 
 
@@ -130,9 +130,7 @@ def _terms(size: Size) -> tuple[tuple[Monomial, int], ...]:
 
 
 def _canonical(terms: Mapping[Monomial, int]) -> Size:
-    kept = tuple(
-        sorted(((m, c) for m, c in terms.items() if c), key=lambda term: (-len(term[0]), str(term[0])))
-    )
+    kept = tuple(sorted(((m, c) for m, c in terms.items() if c), key=lambda term: (-len(term[0]), str(term[0]))))
     if not kept:
         return 0
     if len(kept) == 1 and not kept[0][0]:
@@ -352,6 +350,24 @@ class Bindings:
         return value
 
 
+@dataclass
+class Assumptions(Bindings):
+    """The guards of a finished graph: sizes in ``equalities`` are equal, and nothing more is learned."""
+
+    def resolve(self, size: Size) -> Size:
+        """The size as it is."""
+        return size
+
+    def hint(self, size: Size) -> int:
+        """One number for all sizes: `unify` alone tells them apart."""
+        return -1
+
+    def unify(self, first: Size, second: Size) -> Size | None:
+        """The first of two sizes that are known to be equal."""
+        known = first == second or (first, second) in self.equalities or (second, first) in self.equalities
+        return first if known else None
+
+
 _active = threading.local()
 
 
@@ -369,6 +385,16 @@ def using_bindings(bindings: Bindings | None) -> Iterator[None]:
         yield
     finally:
         _active.bindings = previous
+
+
+@contextmanager
+def assuming(equalities: Sequence[tuple[Size, Size]]) -> Iterator[None]:
+    """Within the block, the sizes that a finished graph guards are known to be equal."""
+    if not equalities:
+        yield
+        return
+    with using_bindings(Assumptions(equalities=list(equalities))):
+        yield
 
 
 def unify(first: Size, second: Size) -> Size | None:

@@ -1,0 +1,161 @@
+"""What a jitted function does, stage by stage: tape, graph, kernels, memory plan, source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tapegrad.ir import sizes
+from tapegrad.ir.graph import Graph
+from tapegrad.ir.kernel import Buffer, Kernel
+from tapegrad.ir.kernel_printer import print_kernel
+
+if TYPE_CHECKING:
+    from tapegrad.compiler.program import Program
+    from tapegrad.tracing import Traced
+
+
+@dataclass(frozen=True)
+class ExplainedKernel:
+    """One kernel of a program, with its counts at the sizes of the call.
+
+    Attributes
+    ----------
+    name, title, source : str
+        The source is the kernel's part of the generated program.
+    tree : str
+        The kernel as a tree of loops.
+    bytes, flops : int
+        Bytes read and written, and floating-point operations, of one run.
+    reads, writes : tuple of Buffer
+    kernel : Kernel
+        For `tapegrad.testing.run_kernel`.
+    """
+
+    name: str
+    title: str
+    source: str
+    tree: str
+    bytes: int
+    flops: int
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    kernel: Kernel
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.title}\n\n{self.tree}\n\n{self.source}"
+
+
+class Explanation:
+    """Every stage of one program; ``print`` it, or take what you need.
+
+    Attributes
+    ----------
+    graph : Graph
+        As it was traced, derivatives expanded.
+    simplified : Graph
+        As it was compiled.
+    kernels : tuple of ExplainedKernel
+    source : str
+        The whole generated program.
+    memory : str
+        The memory plan as a table.
+    arena_bytes : int
+        Size of the arena at the sizes of the call.
+    native_calls : int
+        Native calls that one call of the function makes.
+    retraces : tuple of str
+        Why the function was traced again.
+    """
+
+    def __init__(
+        self, program: Program, traced: Traced, inputs: Sequence[np.ndarray], retraces: tuple[str, ...]
+    ) -> None:
+        self.program = program
+        self.graph: Graph = traced.graph
+        self.simplified: Graph = program.schedule.graph
+        self.retraces = retraces
+        self._traced = traced
+        self._sizes = traced.graph.bind([array.shape for array in inputs]) or {}
+
+    @cached_property
+    def kernels(self) -> tuple[ExplainedKernel, ...]:
+        """The kernels in the order they run."""
+        return tuple(
+            ExplainedKernel(
+                name=kernel.name,
+                title=kernel.title,
+                source=self.program.kernel_source(kernel.name),
+                tree=print_kernel(kernel),
+                bytes=sizes.evaluate(kernel.bytes, self._sizes),
+                flops=sizes.evaluate(kernel.flops, self._sizes),
+                reads=kernel.reads,
+                writes=kernel.writes,
+                kernel=kernel,
+            )
+            for kernel in self.program.schedule.kernels
+        )
+
+    @property
+    def source(self) -> str:
+        """The generated program."""
+        return self.program.source
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena."""
+        return self.program.arena_bytes(self._sizes)
+
+    @property
+    def memory(self) -> str:
+        """The memory plan as a table."""
+        return self.program.memory_table(self._sizes)
+
+    @property
+    def native_calls(self) -> int:
+        """Native calls that one call makes."""
+        return self.program.native_calls
+
+    def __str__(self) -> str:
+        traced = self._traced
+        free = ", ".join(f"{symbol.name} = {value}" for symbol, value in self._sizes.items()) or "none"
+        pins = [f"  {pin.size} = {pin.value}: {pin.reason}" for pin in traced.pins]
+        checks = [f"  {message}" for message in self.program.schedule.checks]
+        total = sum(kernel.flops for kernel in self.kernels), sum(kernel.bytes for kernel in self.kernels)
+        parts: list[tuple[str, Any]] = [
+            ("tape", _tape_line(traced)),
+            ("sizes", f"{free}" + ("\n" + "\n".join(pins) if pins else "")),
+            ("graph, derivatives expanded", self.graph),
+            ("graph, simplified", self.simplified),
+            ("checks, before any write", "\n".join(checks) or "none"),
+            ("kernels", _kernel_table(self.kernels, total, self.native_calls)),
+            ("kernel trees", "\n\n".join(f"{kernel.name}  {kernel.title}\n{kernel.tree}" for kernel in self.kernels)),
+            ("memory", self.memory),
+            ("program", self.source),
+        ]
+        if self.retraces:
+            parts.insert(1, ("traced again", "\n".join(f"  {reason}" for reason in self.retraces)))
+        return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts) + "\n"
+
+
+def _tape_line(traced: Traced) -> str:
+    written = ", ".join(tensor.name or "state" for tensor, _ in traced.written) or "nothing"
+    given = sum(1 for argument in traced.arguments if argument.kind != "static")
+    return (
+        f"{given} arguments, {len(traced.captured)} captured values, {len(traced.graph.nodes())} nodes; "
+        f"updates in place: {written}"
+    )
+
+
+def _kernel_table(kernels: Sequence[ExplainedKernel], total: tuple[int, int], native_calls: int) -> str:
+    width = max((len(kernel.name) for kernel in kernels), default=4)
+    lines = [f"{'kernel':<{width}}  {'flops':>12}  {'bytes':>12}  what it does"]
+    lines += [f"{kernel.name:<{width}}  {kernel.flops:>12,}  {kernel.bytes:>12,}  {kernel.title}" for kernel in kernels]
+    lines.append(
+        f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {len(kernels)} kernels in {native_calls} native call"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,376 @@
+"""@jit: one trace for every size, state in place, guards that say what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tapegrad as tg
+from tapegrad.errors import BoundsError, GradientError, OptionError, TracingError
+from tapegrad.jit import RetraceWarning
+from tapegrad.runtime.counters import counters
+from tapegrad.runtime.interpreter import interpret
+from tapegrad.testing import assert_compiles
+
+
+class Net:
+    """Two layers by hand: everything a step does, without the models."""
+
+    def __init__(self, inputs: int = 5, hidden: int = 7, outputs: int = 3, seed: int = 0) -> None:
+        generator = np.random.default_rng(seed)
+
+        def parameter(*shape: int, name: str) -> tg.Tensor:
+            return tg.Tensor(generator.normal(0, 0.5, shape).astype("f"), requires_grad=True, name=name)
+
+        self.w1, self.b1 = parameter(hidden, inputs, name="w1"), parameter(hidden, name="b1")
+        self.w2, self.b2 = parameter(outputs, hidden, name="w2"), parameter(outputs, name="b2")
+
+    @property
+    def parameters(self) -> list[tg.Tensor]:
+        return [self.w1, self.b1, self.w2, self.b2]
+
+    def loss(self, x: Any, y: Any) -> tg.Tensor:
+        hidden = tg.relu(x @ self.w1.T + self.b1)
+        scores = tg.log_softmax(hidden @ self.w2.T + self.b2, axis=1)
+        return -(scores * tg.one_hot(y, 3)).sum() / x.shape[0]
+
+    def step(self, x: Any, y: Any, rate: float = 0.1) -> tg.Tensor:
+        for p in self.parameters:
+            p.grad = None
+        loss = self.loss(x, y)
+        loss.backward()
+        with tg.no_grad():
+            for p in self.parameters:
+                p -= rate * p.grad
+        return loss
+
+
+def batch(size: int, seed: int = 0, inputs: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(size, inputs)).astype("f"), generator.integers(0, 3, size)
+
+
+def values(net: Net) -> list[np.ndarray]:
+    return [p.numpy() for p in net.parameters]
+
+
+@pytest.mark.parametrize("order", [(64, 1, 2, 7), (7, 2, 1, 64), (1, 64, 7, 2)])
+def test_one_program_serves_every_batch_size_in_every_order(order: Sequence[int]) -> None:
+    net, reference = Net(), Net()
+    step = tg.jit(net.step)
+    for number, size in enumerate(order):
+        x, y = batch(size, seed=number)
+        loss = step(x, y)
+        expected = reference.step(tg.Tensor(x), tg.Tensor(y))
+        np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-5)
+        for mine, other in zip(values(net), values(reference), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    assert step.stats().traces == 1
+
+
+def test_a_batch_as_large_as_the_hidden_layer_is_a_coincidence() -> None:
+    net, reference = Net(), Net()
+    step = tg.jit(net.step)
+    for number, size in enumerate((7, 5, 3, 7)):
+        x, y = batch(size, seed=number)
+        np.testing.assert_allclose(step(x, y).item(), reference.step(tg.Tensor(x), tg.Tensor(y)).item(), rtol=1e-5)
+    assert step.stats().traces == 1
+
+
+def test_an_empty_batch_runs_through_the_same_program() -> None:
+    net = Net()
+    total = tg.jit(lambda x: (x @ net.w1.T).sum())
+    assert total(batch(4)[0]).shape == ()
+    assert total(np.zeros((0, 5), "f")).item() == 0.0
+    assert total.stats().traces == 1
+
+
+def test_compiled_and_interpreted_agree() -> None:
+    net = Net()
+    x, y = batch(6)
+    graph = tg.trace(net.step, x, y)
+    arrays = [x, y, *[np.array(p.numpy()) for p in net.parameters]]
+    by_name = dict(zip(["w1", "b1", "w2", "b2"], arrays[2:], strict=True))
+    inputs = [x, y] + [by_name[graph.names[node]] for node in graph.inputs[2:]]
+    expected = interpret(graph, inputs)
+    loss = tg.jit(net.step)(x, y)
+    np.testing.assert_allclose(loss.item(), expected[0], rtol=1e-5)
+
+
+class TestSizes:
+    def test_a_size_is_a_number_and_a_shape(self) -> None:
+        @tg.jit
+        def f(x: tg.Tensor) -> tuple[tg.Tensor, ...]:
+            n = x.shape[0]
+            return x.sum() / n, tg.arange(n), tg.zeros((n, 2)), x.reshape((n * 2, 1)), tg.ones(n + 1) * n
+
+        for size in (3, 1, 8):
+            mean, counting, zeros, column, more = f(np.ones((size, 2), "f"))
+            assert mean.item() == 2.0
+            assert counting.tolist() == list(range(size))
+            assert zeros.shape == (size, 2) and column.shape == (2 * size, 1)
+            assert more.tolist() == [size] * (size + 1)
+        assert f.stats().traces == 1
+
+    @pytest.mark.parametrize(
+        "use",
+        [
+            lambda n: sum(1 for _ in range(n)),
+            lambda n: int(n),
+            lambda n: 1 if n > 2 else 0,
+            lambda n: len([0] * n),
+        ],
+    )
+    def test_a_size_that_python_must_know_becomes_static(self, use: Callable[[Any], int]) -> None:
+        f = tg.jit(lambda x: x.sum() + use(x.shape[0]))
+        for size in (4, 4, 3, 4):
+            assert f(np.ones(size, "f")).item() == size + use(size)
+        assert f.stats().traces == 2
+        assert "static" in f.retraces[0] and "axis 0 of x" in f.retraces[0]
+
+    def test_lengths_that_meet_must_stay_equal(self) -> None:
+        f = tg.jit(lambda x, y: x * y)
+        assert f(np.ones(3), np.ones(3)).shape == (3,)
+        assert f(np.ones(5), np.ones(5)).shape == (5,)
+        assert f.stats().traces == 1
+        assert f(np.ones(5), np.ones(1)).shape == (5,)
+        assert f.stats().traces == 2
+
+
+class TestState:
+    def test_parameters_are_updated_in_place_by_one_native_call(self) -> None:
+        net = Net()
+        step = tg.jit(net.step)
+        x, y = batch(8)
+        step(x, y)
+        before = counters["native_calls"]
+        first = step(x, y).item()
+        assert counters["native_calls"] - before == 1
+        for _ in range(200):
+            last = step(x, y)
+        assert last.item() < first / 2
+
+    def test_whoever_holds_an_old_version_keeps_it(self) -> None:
+        p = tg.Tensor([1.0], requires_grad=True)
+
+        @tg.jit
+        def grow() -> None:
+            with tg.no_grad():
+                p.data = p * 2
+
+        grow()
+        pending, shown, array = p + 0, p.detach(), p.numpy()
+        grow()
+        assert (p.item(), pending.item(), shown.item(), array[0]) == (4.0, 2.0, 2.0, 2.0)
+
+    def test_a_new_value_from_outside_is_read(self) -> None:
+        table = tg.Tensor([1.0, 2.0])
+        f = tg.jit(lambda x: x * table)
+        assert f(np.ones(2, "f")).tolist() == [1, 2]
+        table[0] = 5.0
+        assert f(np.ones(2, "f")).tolist() == [5, 2]
+        assert f.stats().traces == 1
+
+    def test_the_argument_may_be_the_parameter_itself(self) -> None:
+        p = tg.Tensor([1.0, 2.0], requires_grad=True)
+
+        @tg.jit
+        def f(x: tg.Tensor) -> tg.Tensor:
+            with tg.no_grad():
+                p.data = p + 1
+            return x * 10
+
+        assert f(p).tolist() == [10, 20]
+        assert f(p).tolist() == [20, 30]
+
+    def test_python_numbers_are_runtime_scalars(self) -> None:
+        f = tg.jit(lambda x, rate, count: x * rate + count)
+        x = np.ones(3, "f")
+        with_first = f(x, 0.5, 1)
+        assert with_first.dtype == np.float32
+        with assert_compiles(0):
+            assert f(x, 0.25, 7).tolist() == [7.25] * 3
+        assert f.stats().traces == 1
+
+
+class TestGradients:
+    def test_gradients_left_unconsumed_accumulate_over_calls(self) -> None:
+        net, reference = Net(), Net()
+
+        @tg.jit
+        def accumulate(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+            loss = net.loss(x, y)
+            loss.backward()
+            return loss
+
+        for number in range(3):
+            x, y = batch(4, seed=number)
+            accumulate(x, y)
+            reference.loss(tg.Tensor(x), tg.Tensor(y)).backward()
+        assert accumulate.stats().traces == 2  # with and without a gradient to add to
+        for mine, other in zip(net.parameters, reference.parameters, strict=True):
+            assert mine.grad is not None and other.grad is not None
+            np.testing.assert_allclose(mine.grad.numpy(), other.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+    def test_second_derivatives_compile(self) -> None:
+        f = tg.jit(tg.grad(tg.grad(lambda x: (x**3).sum())))
+        assert f(tg.Tensor(2.0)).item() == 12.0
+
+
+class TestTrees:
+    def test_arguments_and_results_nest(self) -> None:
+        f = tg.jit(lambda batch, scale: {"sum": batch["x"] + batch["y"][0], "scaled": (batch["x"] * scale, None)})
+        result = f({"x": np.ones(2, "f"), "y": [np.ones(2, "f")]}, scale=3.0)
+        assert result["sum"].tolist() == [2, 2]
+        assert result["scaled"][0].tolist() == [3, 3] and result["scaled"][1] is None
+
+    def test_strings_bools_and_static_arguments_are_part_of_the_key(self) -> None:
+        @tg.jit(static_argnames=("depth",))
+        def f(x: tg.Tensor, depth: int, kind: str = "exp") -> tg.Tensor:
+            for _ in range(depth):
+                x = tg.exp(x) if kind == "exp" else x + 1
+            return x
+
+        assert f(np.zeros(1, "f"), 1).tolist() == [1.0]
+        assert f(np.zeros(1, "f"), 3, kind="add").tolist() == [3.0]
+        assert f(np.zeros(1, "f"), depth=1).tolist() == [1.0]
+        assert f.stats().traces == 3
+        with pytest.raises(OptionError, match="width"):
+            tg.jit(lambda x: x, static_argnames=("width",))
+
+
+class TestGuards:
+    @pytest.mark.parametrize("read", [float, bool, lambda t: t.item(), lambda t: t.numpy(), lambda t: [*t.tolist()]])
+    def test_reading_a_value_inside_names_the_line_and_the_way_out(self, read: Callable[[Any], Any]) -> None:
+        def f(x: tg.Tensor) -> Any:
+            return read(x.sum())  # the line
+
+        with pytest.raises(TracingError, match=r"(?s)static_argnames.*test_jit.py"):
+            tg.jit(f)(np.ones(2, "f"))
+
+    def test_a_number_from_outside_that_changes_is_noticed(self) -> None:
+        factor = 2.0
+
+        def scaled(x: tg.Tensor) -> tg.Tensor:
+            return x * factor
+
+        f = tg.jit(scaled)
+        assert f(np.ones(1, "f")).item() == 2.0
+        factor = 3.0
+        assert f(np.ones(1, "f")).item() == 3.0
+        assert f.stats().traces == 2
+        assert f.retraces == ("factor was 2.0 and is 3.0",)
+
+    def test_a_captured_array_that_is_replaced_is_noticed(self) -> None:
+        holder = {"table": tg.Tensor([1.0])}
+        table = holder["table"]
+
+        def f(x: tg.Tensor) -> tg.Tensor:
+            return x + table
+
+        step = tg.jit(f)
+        assert step(np.zeros(1, "f")).item() == 1.0
+        table = tg.Tensor([5.0])
+        assert step(np.zeros(1, "f")).item() == 5.0
+        assert "table is another Tensor" in step.retraces[0]
+
+    def test_a_new_dtype_is_explained(self) -> None:
+        f = tg.jit(lambda x: x + 1)
+        f(np.ones(2, "f"))
+        f(np.ones(2))
+        assert "float32" in f.retraces[0] and "float64" in f.retraces[0]
+
+    def test_tracing_again_and_again_warns(self) -> None:
+        f = tg.jit(lambda x, name: x + len(name))
+        with pytest.warns(RetraceWarning, match="name"):
+            for number in range(9):
+                f(np.ones(1, "f"), "n" * number)
+
+    def test_a_tensor_that_escapes_is_refused(self) -> None:
+        kept = []
+        f = tg.jit(lambda x: kept.append(x * 2))
+        f(np.ones(1, "f"))
+        with pytest.raises(TracingError, match="return it"):
+            kept[0].item()
+
+    def test_one_jit_inside_another_is_refused(self) -> None:
+        inner = tg.jit(lambda x: x + 1)
+        with pytest.raises(TracingError, match="undecorated"):
+            tg.jit(lambda x: inner(x))(np.ones(1, "f"))
+
+    def test_an_error_inside_puts_everything_back(self) -> None:
+        net = Net()
+        before = values(net)
+
+        def broken(x: tg.Tensor, y: tg.Tensor) -> None:
+            net.step(x, y)
+            raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            tg.jit(broken)(*batch(2))
+        assert all(p.grad is None for p in net.parameters)
+        for mine, old in zip(values(net), before, strict=True):
+            np.testing.assert_array_equal(mine, old)
+
+    def test_a_fault_in_the_data_changes_nothing(self) -> None:
+        p = tg.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+
+        @tg.jit
+        def f(index: tg.Tensor) -> tg.Tensor:
+            with tg.no_grad():
+                p.data = p + 1
+            return p[index]
+
+        assert f(np.array([2])).item() == 4.0
+        with pytest.raises(BoundsError, match="out of range"):
+            f(np.array([7]))
+        assert p.tolist() == [2, 3, 4]
+
+
+class TestScan:
+    def test_many_steps_give_the_bits_of_single_calls(self) -> None:
+        net, other = Net(), Net()
+        step, single = tg.jit(net.step), tg.jit(other.step)
+        xs = np.stack([batch(4, seed=n)[0] for n in range(20)])
+        ys = np.stack([batch(4, seed=n)[1] for n in range(20)])
+        losses = step.scan(xs, ys).numpy()
+        expected = np.array([single(x, y).item() for x, y in zip(xs, ys, strict=True)], np.float32)
+        np.testing.assert_array_equal(losses, expected)
+        for mine, theirs in zip(values(net), values(other), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+    def test_gradients_that_accumulate_are_carried(self) -> None:
+        p = tg.Tensor(2.0, requires_grad=True)
+
+        @tg.jit
+        def f(x: tg.Tensor) -> tg.Tensor:
+            loss = p * x
+            loss.backward()
+            return loss
+
+        f(np.float32(1.0))
+        assert f.scan(np.array([2.0, 3.0], "f")).tolist() == [4.0, 6.0]
+        assert p.grad is not None and p.grad.item() == 6.0
+
+    def test_steps_must_agree(self) -> None:
+        f = tg.jit(lambda x, y: x + y)
+        with pytest.raises(tg.errors.ShapeError, match="leading axis"):
+            f.scan(np.ones((3, 2)), np.ones((4, 2)))
+
+
+def test_consumed_gradients_say_how_to_keep_them() -> None:
+    p = tg.Tensor(2.0, requires_grad=True)
+
+    def step(x: tg.Tensor) -> None:
+        p.grad = None
+        (p * x).backward()
+        tg.tape.local.trace.consumed.add(id(p))  # what an optimizer does
+
+    tg.jit(step)(np.float32(3.0))
+    with pytest.raises(GradientError, match="keep_grads=True"):
+        _ = p.grad
+    tg.jit(keep_grads=True)(step)(np.float32(3.0))
+    assert p.grad is not None and p.grad.item() == 3.0
