@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,21 +87,21 @@ def outside_names(function: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
         target = stack.pop()
         if isinstance(target, types.MethodType):
             owner = target.__self__
-            readers.setdefault(f"{type(owner).__name__} object", lambda owner=owner: owner)
+            readers.setdefault(f"{type(owner).__name__} object", partial(_same, owner))
             target = target.__func__
         code = getattr(target, "__code__", None)
         if code is None or id(code) in seen:
             continue
         seen.add(id(code))
         for name, cell in zip(code.co_freevars, target.__closure__ or (), strict=False):
-            readers.setdefault(name, lambda cell=cell: _contents(cell))
+            readers.setdefault(name, partial(_contents, cell))
         names = set(code.co_names)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 names.update(constant.co_names)
         namespace = target.__globals__
         for name in sorted(names & namespace.keys()):
-            readers.setdefault(name, lambda namespace=namespace, name=name: namespace.get(name, _ABSENT))
+            readers.setdefault(name, partial(namespace.get, name, _ABSENT))
             value = namespace[name]
             if isinstance(value, types.FunctionType) and value.__module__ == target.__module__:
                 stack.append(value)
@@ -109,6 +110,10 @@ def outside_names(function: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
             if isinstance(value, types.FunctionType):
                 stack.append(value)
     return readers
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _contents(cell: types.CellType) -> Any:

@@ -96,7 +96,7 @@ class Specialization:
 
     def _captured_shapes(self) -> list[tuple[int, ...]]:
         count = len(self.dynamic)
-        return [node.shape for node in self.traced.graph.inputs[count:]]  # type: ignore[misc]
+        return [tuple(int(size) for size in node.shape) for node in self.traced.graph.inputs[count:]]  # type: ignore[arg-type]
 
     def _explain_shapes(self, shapes: Sequence[tuple[int, ...]]) -> str:
         pinned = {str(pin.value): pin.reason for pin in self.traced.pins}
@@ -139,7 +139,7 @@ class Specialization:
         return any(isinstance(source, GradientSlot) for source in self.traced.captured)
 
 
-def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[int, ...]]:
+def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[Any, ...]]:
     """The shapes of the arguments that are not static."""
     return [
         leaf._entry.shape if isinstance(leaf, Tensor) else np.shape(leaf)

@@ -287,7 +287,7 @@ def _int64(dtypes: Sequence[np.dtype], params: Params) -> np.dtype:
 # NumPy meanings ---------------------------------------------------------------------------------------------
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: np.ndarray) -> Any:
     with np.errstate(over="ignore"):
         small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small)).astype(x.dtype)
@@ -296,12 +296,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _cast(x: np.ndarray, dtype: np.dtype) -> Any:
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(x).astype(dtype)
 
 
-def _integer_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _integer_power(x: np.ndarray, y: np.ndarray) -> Any:
     if x.dtype.kind == "f":
         return np.power(x, y)
     # NumPy refuses negative integer exponents; a compiled program raises nothing, so both give 0 there.
@@ -309,45 +309,46 @@ def _integer_power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where((y < 0) & (np.abs(x.astype(INT64)) != 1), 0, power).astype(x.dtype)
 
 
-def _pad(x: np.ndarray, start: tuple[int, ...], step: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _pad(x: np.ndarray, start: tuple[int, ...], step: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     result = np.zeros(shape, x.dtype)
     result[tuple(slice(a, a + s * n, s) for a, s, n in zip(start, step, x.shape, strict=False))] = x
     return result
 
 
-def _take_numpy(x: np.ndarray, indices: np.ndarray, axis: int) -> np.ndarray:
+def _take_numpy(x: np.ndarray, indices: np.ndarray, axis: int) -> Any:
     return np.take(x, indices, axis=axis)
 
 
-def _scatter_add_numpy(indices: np.ndarray, updates: np.ndarray, axis: int, length: int) -> np.ndarray:
+def _scatter_add_numpy(indices: np.ndarray, updates: np.ndarray, axis: int, length: int) -> Any:
     result = np.zeros(updates.shape[:axis] + (length,) + updates.shape[axis + indices.ndim :], updates.dtype)
-    np.add.at(result, (slice(None),) * axis + (indices,), updates)
+    place: Any = (slice(None),) * axis + (indices,)
+    np.add.at(result, place, updates)
     return result
 
 
-def _matmul_numpy(a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool) -> np.ndarray:
+def _matmul_numpy(a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool) -> Any:
     return np.matmul(np.swapaxes(a, -1, -2) if transpose_a else a, np.swapaxes(b, -1, -2) if transpose_b else b)
 
 
-def _cumsum(x: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
+def _cumsum(x: np.ndarray, axis: int, reverse: bool) -> Any:
     if reverse:
         return np.flip(np.cumsum(np.flip(x, axis), axis=axis, dtype=x.dtype), axis)
     return np.cumsum(x, axis=axis, dtype=x.dtype)
 
 
-def _uniform(state: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _uniform(state: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     return philox.uniform(int(state[0]), int(state[1]), math.prod(shape), dtype).reshape(shape)
 
 
-def _permutation(state: np.ndarray, length: int) -> np.ndarray:
+def _permutation(state: np.ndarray, length: int) -> Any:
     return philox.permutation(int(state[0]), int(state[1]), length)
 
 
-def _sum_numpy(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def _sum_numpy(x: np.ndarray, axes: tuple[int, ...]) -> Any:
     return np.sum(x, axis=axes, keepdims=True, dtype=x.dtype)
 
 
-def _prod_numpy(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def _prod_numpy(x: np.ndarray, axes: tuple[int, ...]) -> Any:
     return np.prod(x, axis=axes, keepdims=True, dtype=x.dtype)
 
 

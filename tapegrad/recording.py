@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Union, cast
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def wrap(entry: Entry) -> Tensor:
     """A Tensor on an entry."""
-    tensor = cast(Tensor, object.__new__(Tensor))
+    tensor = object.__new__(Tensor)
     tensor._start(entry)
     return tensor
 

@@ -469,7 +469,7 @@ class Tensor(Operators, TensorMethods):
         return self.__deepcopy__({})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        new = cast(Tensor, object.__new__(type(self)))
+        new = object.__new__(type(self))
         memo[id(self)] = new
         new._start(tape.leaf(self._value().copy()))
         new._entry.name = self._entry.name
@@ -565,7 +565,7 @@ class Tensor(Operators, TensorMethods):
 
 
 def _unpickle(kind: type[Tensor], value: np.ndarray, leaf: bool, name: str | None, cell: bool) -> Tensor:
-    tensor = cast(Tensor, object.__new__(kind))
+    tensor = object.__new__(kind)
     tensor._start(tape.leaf(value))
     tensor._entry.name = name
     if leaf:
@@ -575,4 +575,4 @@ def _unpickle(kind: type[Tensor], value: np.ndarray, leaf: bool, name: str | Non
     return tensor
 
 
-recording.Tensor = Tensor
+recording.Tensor = Tensor  # type: ignore[attr-defined]
