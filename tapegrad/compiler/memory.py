@@ -1,0 +1,124 @@
+"""Where temporaries lie: lifetimes over the kernels, then offsets in one arena.
+
+Sizes are symbolic, so offsets are computed for the sizes of a call; a program remembers them. Buffers start at 64-byte
+boundaries, and no two that one kernel touches start at the same address modulo 4096: loads and stores that meet there
+wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tapegrad.compiler.layout import BufferUse, Layout
+from tapegrad.ir import sizes
+from tapegrad.ir.sizes import Symbol
+
+ALIGNMENT = 64
+PAGE = 4096
+#: How far a buffer moves on when it would start where another one of its kernel does.
+COLOUR = 5 * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Offsets in the arena for one set of sizes, in the order of the buffers."""
+
+    offsets: tuple[int, ...]
+    arena_bytes: int
+    lower_bound: int
+
+
+def arena_buffers(layout: Layout) -> tuple[int, ...]:
+    """The buffers that lie in the arena, temporaries and scratch, by position in the layout."""
+    return tuple(k for k, buffer in enumerate(layout.buffers) if buffer.role in ("temporary", "scratch"))
+
+
+def buffer_bytes(buffer: BufferUse, symbols: Mapping[Symbol, int]) -> int:
+    """The bytes a buffer needs, up to the next boundary; an empty one gets a boundary of its own, too."""
+    count = max(sizes.evaluate(buffer.size, symbols), 1) * buffer.dtype.itemsize
+    return -(-count // ALIGNMENT) * ALIGNMENT
+
+
+def plan_memory(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> Plan:
+    """Offsets for buffers of these lifetimes: the largest first, each at the lowest place that is free while it lives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> f32 = np.dtype(np.float32)
+    >>> first, second = (BufferUse(n, f32, 100, "temporary", k) for n, k in (("a", (0, 1)), ("b", (2,))))
+    >>> plan_memory([first, second], {}).offsets
+    (0, 0)
+    """
+    amounts = [buffer_bytes(buffer, symbols) for buffer in buffers]
+    offsets = [0] * len(buffers)
+    placed: list[int] = []
+    arena = 0
+    for item in sorted(range(len(buffers)), key=lambda position: (-amounts[position], position)):
+        neighbours = [other for other in placed if _meet(buffers[item], buffers[other])]
+        offsets[item] = _lowest_place(item, neighbours, buffers, amounts, offsets)
+        arena = max(arena, offsets[item] + amounts[item])
+        placed.append(item)
+    return Plan(tuple(offsets), arena, _lower_bound(buffers, amounts))
+
+
+def _meet(first: BufferUse, second: BufferUse) -> bool:
+    return first.first <= second.last and second.first <= first.last
+
+
+def _lowest_place(
+    item: int, neighbours: Sequence[int], buffers: Sequence[BufferUse], amounts: Sequence[int], offsets: Sequence[int]
+) -> int:
+    """The lowest offset that overlaps no neighbour and has a colour of its own among the buffers of its kernels."""
+    own = set(buffers[item].kernels)
+    colours = {
+        offsets[other] % PAGE
+        for other in neighbours
+        if min(amounts[item], amounts[other]) >= PAGE and not own.isdisjoint(buffers[other].kernels)
+    }
+    # More large buffers than a page has colours: further moving would only cost memory.
+    coloured = len(colours) < PAGE // COLOUR
+    place = 0
+    moved = True
+    while moved:
+        moved = False
+        for start, end in sorted((offsets[other], offsets[other] + amounts[other]) for other in neighbours):
+            if start < place + amounts[item] and place < end:
+                place, moved = end, True
+        while coloured and place % PAGE in colours:
+            place, moved = place + COLOUR, True
+    return place
+
+
+def _lower_bound(buffers: Sequence[BufferUse], amounts: Sequence[int]) -> int:
+    """The bytes alive at once in the kernel that has most of them."""
+    last = max((buffer.last for buffer in buffers), default=-1)
+    return max(
+        (
+            sum(amount for buffer, amount in zip(buffers, amounts, strict=True) if buffer.first <= k <= buffer.last)
+            for k in range(last + 1)
+        ),
+        default=0,
+    )
+
+
+def memory_table(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> str:
+    """The plan as text, one line a buffer by offset, for people.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(memory_table([BufferUse("h", np.dtype(np.float32), 100, "temporary", (0, 2))], {}))
+        offset      bytes  kernels  buffer
+             0        448  0-2      h: float32[100]
+    arena 448 bytes, lower bound 448 bytes
+    """
+    plan = plan_memory(buffers, symbols)
+    lines = [f"{'offset':>10} {'bytes':>10}  kernels  buffer"]
+    for offset, buffer in sorted(zip(plan.offsets, buffers, strict=True), key=lambda pair: pair[0]):
+        span = f"{buffer.first}-{buffer.last}" if buffer.first != buffer.last else str(buffer.first)
+        what = f"{buffer.name}: {buffer.dtype}[{buffer.size}]" + (" (scratch)" if buffer.role == "scratch" else "")
+        lines.append(f"{offset:>10} {buffer_bytes(buffer, symbols):>10}  {span:<7}  {what}")
+    lines.append(f"arena {plan.arena_bytes} bytes, lower bound {plan.lower_bound} bytes")
+    return "\n".join(lines)

@@ -1,0 +1,525 @@
+"""Kernel trees printed as Python source for Numba.
+
+The printer decides nothing: one row for each kind of statement and expression, one for each primitive. What it prints
+runs compiled and, under ``NUMBA_DISABLE_JIT=1``, as plain Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapegrad.compiler.layout import SUFFIXES, Layout, kernel_buffers, library_functions, symbolic_sizes
+from tapegrad.errors import GraphError
+from tapegrad.ir.graph import type_string
+from tapegrad.ir.kernel import (
+    Accumulate,
+    AccumulateInto,
+    Apply,
+    Assign,
+    Buffer,
+    Check,
+    Comment,
+    Conditional,
+    Constant,
+    Declare,
+    Expression,
+    If,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Matrix,
+    Permutation,
+    Product,
+    RandomUniform,
+    Schedule,
+    SizeValue,
+    Statement,
+    Store,
+    Variable,
+)
+from tapegrad.ir.sizes import Size, is_symbol
+
+#: The module from which every program imports what it calls.
+NAMES_MODULE = "tapegrad.kernels.cpu.names"
+
+#: The function of a program that was compiled in one piece, and the driver of one that was not.
+ENTRY = "program"
+
+INDENT = "    "
+LINE_WIDTH = 120
+
+
+# What each primitive prints as --------------------------------------------------------------------------------
+
+# How tightly Python binds: an operand that binds less tightly than its place asks is put in parentheses.
+_CHOICE, _NOT, _COMPARISON, _OR, _AND, _SUM, _TERM, _UNARY, _ATOM = range(9)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A template of Python, how tightly it binds, and how tightly each operand must."""
+
+    template: str
+    binding: int = _ATOM
+    operands: tuple[int, ...] = ()
+
+
+def _call(name: str) -> Form:
+    return Form(name + "({})")
+
+
+def _infix(symbol: str, binding: int) -> Form:
+    return Form(f"{{}} {symbol} {{}}", binding, (binding, binding + 1))
+
+
+def _comparison(symbol: str) -> Form:
+    return Form(f"{{}} {symbol} {{}}", _COMPARISON, (_COMPARISON + 1, _COMPARISON + 1))
+
+
+#: Primitives that print alike for every dtype.
+FORMS: dict[str, Form] = {
+    **{
+        name: _call(name)
+        for name in (
+            "absolute", "sign", "floor", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "sigmoid", "erf",
+            "maximum", "minimum", "floor_divide", "remainder",
+        )
+    },
+    "where": _call("select"),
+    "divide": _infix("/", _TERM),
+    "equal": _comparison("=="),
+    "not_equal": _comparison("!="),
+    "less": _comparison("<"),
+    "less_equal": _comparison("<="),
+    "logical_and": _infix("&", _AND),
+    "logical_or": _infix("|", _OR),
+    "logical_not": Form("not {}", _NOT, (_NOT,)),
+    "stop_gradient": Form("{}", _CHOICE, (_CHOICE,)),
+    "identity": Form("{}", _CHOICE, (_CHOICE,)),
+}  # fmt: skip
+
+_OPERATORS: dict[str, Form] = {
+    "add": _infix("+", _SUM),
+    "subtract": _infix("-", _SUM),
+    "multiply": _infix("*", _TERM),
+    "negative": Form("-{}", _UNARY, (_UNARY,)),
+}
+
+#: Arithmetic: operators where Numba keeps the dtype, functions for int32 and uint8, which it would widen.
+ARITHMETIC: dict[str, dict[str, Form]] = {
+    "f32": _OPERATORS | {"power": _call("power")},
+    "f64": _OPERATORS | {"power": _call("power")},
+    "i64": _OPERATORS | {"power": _call("integer_power")},
+    "i32": {name: _call(name) for name in _OPERATORS} | {"power": _call("integer_power")},
+    "u8": {name: _call(name) for name in _OPERATORS} | {"power": _call("integer_power")},
+    "b1": {"add": FORMS["logical_or"], "multiply": FORMS["logical_and"]},
+}
+
+#: How a register accumulator takes one more value, by the accumulator's operation.
+ACCUMULATORS: dict[str, str] = {
+    "add": "accumulate",
+    "multiply": "accumulate_factor",
+    "maximum": "maximum",
+    "minimum": "minimum",
+}
+
+
+# Names --------------------------------------------------------------------------------------------------------
+
+
+def identifier(name: str, taken: Iterable[str] = ()) -> str:
+    """A Python identifier like ``name`` that is not among ``taken``, no keyword and nothing that programs call.
+
+    Examples
+    --------
+    >>> identifier("layer.0 weight", ["layer_0_weight"])
+    'layer_0_weight_2'
+    """
+    base = re.sub(r"\W+", "_", name).strip("_") or "value"
+    if base[0].isdigit() or not base.isascii():
+        base = "v_" + re.sub(r"[^0-9A-Za-z_]", "", base)
+    refused = set(taken) | set(keyword.kwlist) | _RESERVED
+    candidate, number = base, 2
+    while candidate in refused:
+        candidate, number = f"{base}_{number}", number + 1
+    return candidate
+
+
+#: Every name that a printed program may call.
+CALLED = frozenset(
+    [form.template.split("(")[0] for form in FORMS.values() if "(" in form.template]
+    + [form.template.split("(")[0] for forms in ARITHMETIC.values() for form in forms.values() if "(" in form.template]
+    + list(ACCUMULATORS.values())
+    + list(SUFFIXES.values())
+    + [f"pointer_{suffix}" for suffix in SUFFIXES.values()]
+    + [f"call_matmul_{suffix}" for suffix in SUFFIXES.values() if suffix != "b1"]
+    + ["uniform_f32", "uniform_f64", "call_permutation", "block_word", "offset", "address", "inf", "nan"]
+    + ["call_program"]
+)
+
+_RESERVED = CALLED | {"block", "range", "word", "status", ENTRY}
+
+
+@dataclass(frozen=True)
+class Names:
+    """The identifiers of one program: its buffers by their words, its sizes by their places."""
+
+    buffers: tuple[str, ...]
+    sizes: Mapping[Size, str]
+    library: Mapping[str, str]
+
+
+def choose_names(layout: Layout) -> Names:
+    """Identifiers for everything in the block, all different."""
+    taken: set[str] = set()
+
+    def take(name: str) -> str:
+        chosen = identifier(name, taken)
+        taken.add(chosen)
+        return chosen
+
+    sizes = {}
+    for size in layout.sizes:
+        named = is_symbol(size)
+        sizes[size] = take(named.name if named is not None else "size")
+    library = {function: take(f"{function}_entry") for function in layout.library}
+    return Names(tuple(take(buffer.name) for buffer in layout.buffers), sizes, library)
+
+
+# Printing -----------------------------------------------------------------------------------------------------
+
+
+class Printer:
+    """Prints the kernels of one function; remembers which dtype each local name has there."""
+
+    def __init__(self, layout: Layout, words: Mapping[Buffer, int], names: Names) -> None:
+        self.layout = layout
+        self.words = words
+        self.names = names
+        self._taken = {*names.buffers, *names.sizes.values(), *names.library.values()}
+        self._locals: dict[tuple[str, np.dtype], str] = {}
+        self._types: dict[str, np.dtype] = {}
+
+    # --- names
+
+    def buffer(self, buffer: Buffer) -> str:
+        """The identifier of a buffer."""
+        return self.names.buffers[self.words[buffer]]
+
+    def define(self, name: str, dtype: np.dtype) -> str:
+        """The identifier of a local that is bound now: the same name with another dtype is another identifier."""
+        key = (name, dtype)
+        if key not in self._locals:
+            chosen = identifier(name, self._taken)
+            self._taken.add(chosen)
+            self._locals[key] = chosen
+        self._types[name] = dtype
+        return self._locals[key]
+
+    def local(self, name: str) -> str:
+        """The identifier of a local bound before."""
+        return self._locals[name, self._types[name]]
+
+    # --- expressions
+
+    def expression(self, value: Expression, least: int = _CHOICE) -> str:
+        """An expression, in parentheses where it binds less tightly than ``least``."""
+        text, binding = self._EXPRESSIONS[type(value)](self, value)
+        return text if binding >= least else f"({text})"
+
+    def _constant(self, value: Constant) -> tuple[str, int]:
+        suffix = SUFFIXES[value.dtype]
+        number = value.dtype.type(value.value).item()
+        if suffix == "b1":
+            return str(number), _ATOM
+        if suffix == "i64":
+            return str(number), _ATOM if number >= 0 else _UNARY
+        return f"{suffix}({_digits(number, value.dtype)})", _ATOM
+
+    def _variable(self, value: Variable) -> tuple[str, int]:
+        return self.local(value.name), _ATOM
+
+    def _size(self, value: SizeValue) -> tuple[str, int]:
+        if isinstance(value.size, int):
+            return str(value.size), _ATOM if value.size >= 0 else _UNARY
+        return self.names.sizes[value.size], _ATOM
+
+    def _load(self, value: Load) -> tuple[str, int]:
+        return f"{self.buffer(value.buffer)}[{self.expression(value.index)}]", _ATOM
+
+    def _apply(self, value: Apply) -> tuple[str, int]:
+        if value.primitive == "cast":
+            return f"{SUFFIXES[value.dtype]}({self.expression(value.arguments[0])})", _ATOM
+        if value.primitive == "relu":
+            (x,) = value.arguments
+            zero = Constant(0, value.dtype)
+            return self._apply(Apply("where", (Apply("less_equal", (x, zero), np.dtype(bool)), zero, x), value.dtype))
+        form = FORMS.get(value.primitive) or ARITHMETIC[SUFFIXES[value.dtype]].get(value.primitive)
+        if form is None:
+            raise GraphError(f"{value.primitive} of {value.dtype} cannot stand in a kernel")
+        if not form.operands:
+            return form.template.format(", ".join(map(self.expression, value.arguments))), form.binding
+        operands = [self.expression(a, least) for a, least in zip(value.arguments, form.operands, strict=True)]
+        return form.template.format(*operands), form.binding
+
+    def _conditional(self, value: Conditional) -> tuple[str, int]:
+        parts = (self.expression(part, _CHOICE + 1) for part in (value.value, value.condition, value.otherwise))
+        return "{} if {} else {}".format(*parts), _CHOICE
+
+    def _uniform(self, value: RandomUniform) -> tuple[str, int]:
+        arguments = ", ".join(map(self.expression, (value.seed, value.draw, value.element)))
+        return f"uniform_{SUFFIXES[value.dtype]}({arguments})", _ATOM
+
+    _EXPRESSIONS: dict[type, Callable[[Printer, Any], tuple[str, int]]] = {
+        Constant: _constant,
+        Variable: _variable,
+        SizeValue: _size,
+        Load: _load,
+        Apply: _apply,
+        Conditional: _conditional,
+        RandomUniform: _uniform,
+    }
+
+    # --- statements
+
+    def statements(self, body: Sequence[Statement], depth: int) -> list[str]:
+        """The lines of statements; an empty body is ``pass``."""
+        lines: list[str] = []
+        for statement in body:
+            lines += self._STATEMENTS[type(statement)](self, statement, INDENT * depth, depth)
+        return lines or [INDENT * depth + "pass"]
+
+    def _loop(self, loop: Loop, indent: str, depth: int) -> list[str]:
+        bounds = [self.expression(loop.stop)]
+        if loop.start != Constant(0, np.dtype(np.int64)) or loop.step != 1:
+            bounds.insert(0, self.expression(loop.start))
+        if loop.step != 1:
+            bounds.append(str(loop.step))
+        variable = self.define(loop.variable, np.dtype(np.int64))
+        return [f"{indent}for {variable} in range({', '.join(bounds)}):", *self.statements(loop.body, depth + 1)]
+
+    def _let(self, statement: Let, indent: str, depth: int) -> list[str]:
+        value = self.expression(statement.value)
+        return [f"{indent}{self.define(statement.name, statement.value.dtype)} = {value}"]
+
+    def _declare(self, statement: Declare, indent: str, depth: int) -> list[str]:
+        value = self.expression(statement.initial)
+        return [f"{indent}{self.define(statement.name, statement.initial.dtype)} = {value}"]
+
+    def _accumulate(self, statement: Accumulate, indent: str, depth: int) -> list[str]:
+        name = self.local(statement.name)
+        return [f"{indent}{name} = {ACCUMULATORS[statement.operation]}({name}, {self.expression(statement.value)})"]
+
+    def _assign(self, statement: Assign, indent: str, depth: int) -> list[str]:
+        return [f"{indent}{self.local(statement.name)} = {self.expression(statement.value)}"]
+
+    def _store(self, statement: Store, indent: str, depth: int) -> list[str]:
+        target = f"{self.buffer(statement.buffer)}[{self.expression(statement.index)}]"
+        return [f"{indent}{target} = {self.expression(statement.value)}"]
+
+    def _accumulate_into(self, statement: AccumulateInto, indent: str, depth: int) -> list[str]:
+        before = Load(statement.buffer, statement.index)
+        after = Apply(statement.operation, (before, statement.value), statement.buffer.dtype)
+        return self._store(Store(statement.buffer, statement.index, after), indent, depth)
+
+    def _if(self, statement: If, indent: str, depth: int) -> list[str]:
+        return [f"{indent}if {self.expression(statement.condition)}:", *self.statements(statement.body, depth + 1)]
+
+    def _product(self, product: Product, indent: str, depth: int) -> list[str]:
+        suffix = SUFFIXES[product.out.buffer.dtype]
+        inside = indent + INDENT
+        scalars = (product.rows, product.columns, product.inner, product.alpha, product.beta)
+        return [
+            f"{indent}call_matmul_{suffix}(",
+            f"{inside}{self.names.library[f'matmul_{suffix}']},",
+            f"{inside}{self._matrix(product.a)},",
+            f"{inside}{self._matrix(product.b)},",
+            f"{inside}{self._address(product.out)}, {self.expression(product.out.row)},",
+            f"{inside}{', '.join(map(self.expression, scalars))},",
+            f"{indent})",
+        ]
+
+    def _address(self, matrix: Matrix) -> str:
+        start = self.expression(matrix.offset)
+        name = self.buffer(matrix.buffer)
+        return f"address({name})" if start == "0" else f"address(offset({name}, {start}))"
+
+    def _matrix(self, matrix: Matrix) -> str:
+        return f"{self._address(matrix)}, {self.expression(matrix.row)}, {self.expression(matrix.column)}"
+
+    def _permutation(self, statement: Permutation, indent: str, depth: int) -> list[str]:
+        entry = self.names.library["permutation"]
+        arguments = ", ".join(map(self.expression, (statement.length, statement.seed, statement.draw)))
+        return [f"{indent}call_permutation({entry}, address({self.buffer(statement.out)}), {arguments})"]
+
+    def _check(self, statement: Check, indent: str, depth: int) -> list[str]:
+        condition = self.expression(statement.condition, _NOT)
+        return [f"{indent}if not {condition}:", f"{indent}{INDENT}return {statement.code}"]
+
+    def _comment(self, statement: Comment, indent: str, depth: int) -> list[str]:
+        return [f"{indent}# {line}" for line in statement.text.splitlines()]
+
+    _STATEMENTS: dict[type, Callable[[Printer, Any, str, int], list[str]]] = {
+        Loop: _loop,
+        Let: _let,
+        Declare: _declare,
+        Accumulate: _accumulate,
+        Assign: _assign,
+        Store: _store,
+        AccumulateInto: _accumulate_into,
+        If: _if,
+        Product: _product,
+        Permutation: _permutation,
+        Check: _check,
+        Comment: _comment,
+    }
+
+    # --- kernels
+
+    def kernel(self, kernel: Kernel, position: int) -> list[str]:
+        """One kernel: its title, its pointers in scopes of their own, its statements."""
+        buffers = kernel_buffers(kernel)
+        lines = [f"{INDENT}# {kernel.name}: {line}" for line in kernel.title.splitlines()]
+        for scope, buffer in enumerate(buffers):
+            place = f"{self.words[buffer]}, {scope}, {len(buffers)}, {position}"
+            lines.append(f"{INDENT}{self.buffer(buffer)} = pointer_{SUFFIXES[buffer.dtype]}(block, {place})")
+        return [*lines, *self.statements(kernel.body, 1)]
+
+
+def _digits(number: float, dtype: np.dtype) -> str:
+    """The shortest digits that give the number back when they are read as a Python number and cast."""
+    if isinstance(number, int):
+        return str(number)
+    if not math.isfinite(number):
+        return str(number)
+    short = str(np.dtype(dtype).type(number))
+    return short if dtype.type(float(short)) == dtype.type(number) else repr(number)
+
+
+def _header(title: Sequence[str], function: str) -> list[str]:
+    text = "\n".join(title).replace("\\", "/").replace('"""', "'''")
+    return [f"def {function}(block):", *f'{INDENT}"""{text}"""'.splitlines()]
+
+
+def _prologue(schedule: Schedule, piece: Sequence[int], layout: Layout, names: Names) -> list[str]:
+    """The sizes and library entries that a piece uses, read from the block once."""
+    bodies = [schedule.kernels[position].body for position in piece]
+    used_sizes = {size for body in bodies for size in symbolic_sizes(body)}
+    used_functions = {name for body in bodies for name in library_functions(body)}
+    lines = []
+    for word, size in enumerate(layout.sizes, layout.size_word):
+        if size in used_sizes:
+            remark = "" if names.sizes[size] == str(size) else f"  # {size}"
+            lines.append(f"{INDENT}{names.sizes[size]} = block_word(block, {word}){remark}")
+    for word, function in enumerate(layout.library, layout.library_word):
+        if function in used_functions:
+            lines.append(f"{INDENT}{names.library[function]} = block_word(block, {word})")
+    return lines
+
+
+def _signature(schedule: Schedule) -> list[str]:
+    """What the program takes and gives, for the docstring of its source."""
+    graph = schedule.graph
+    lines = []
+    for word, (node, buffer) in enumerate(zip(graph.inputs, schedule.inputs, strict=True)):
+        lines.append(f"input {word}: {buffer.name} {type_string(node.shape, node.dtype)}")
+    written = dict(graph.writes)
+    for word, (node, buffer) in enumerate(zip(graph.outputs, schedule.outputs, strict=True)):
+        place = f", in place of input {written[word]}" if word in written else ""
+        lines.append(f"output {word}: {buffer.name} {type_string(node.shape, node.dtype)}{place}")
+    return lines
+
+
+def piece_names(layout: Layout) -> tuple[str, ...]:
+    """The functions of a program: its entry, and the pieces that the entry calls where there are several."""
+    if len(layout.pieces) == 1:
+        return (ENTRY,)
+    return (ENTRY, *(f"piece_{number}" for number in range(len(layout.pieces))))
+
+
+def program_source(schedule: Schedule, layout: Layout, words: Mapping[Buffer, int], name: str = ENTRY) -> str:
+    """The source of a whole program, a module that runs by itself.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The kernels.
+    layout, words
+        What `tapegrad.compiler.layout.make_layout` gave for the schedule.
+    name : str
+        What people call the program; it stands in the docstring.
+    """
+    names = choose_names(layout)
+    count = len(schedule.kernels)
+    title = f"{name}: {count} kernel{'s' if count != 1 else ''}"
+    functions: list[list[str]] = []
+    pieces = piece_names(layout)
+    for function, piece in zip(pieces[-len(layout.pieces) :], layout.pieces, strict=True):
+        printer = Printer(layout, words, names)
+        whole = function == ENTRY
+        head = [title, "", *(INDENT + line for line in _signature(schedule)), INDENT] if whole else [f"part of {name}"]
+        lines = _header(head, function) + _prologue(schedule, piece, layout, names)
+        for position in piece:
+            lines += ["", *printer.kernel(schedule.kernels[position], position)]
+        functions.append([*lines, "", f"{INDENT}return 0"])
+    if len(pieces) > 1:
+        head = [title, "", *(INDENT + line for line in _signature(schedule)), INDENT]
+        last = layout.piece_word + len(layout.pieces)
+        functions.append(
+            [
+                *_header(head, ENTRY),
+                f"{INDENT}for word in range({layout.piece_word}, {last}):",
+                f"{INDENT * 2}status = call_program(block_word(block, word), block_word(block, {layout.own_word}))",
+                f"{INDENT * 2}if status != 0:",
+                f"{INDENT * 3}return status",
+                f"{INDENT}return 0",
+            ]
+        )
+    text = "\n\n\n".join("\n".join(line.rstrip() for line in lines) for lines in functions)
+    return f"{import_lines(text)}\n\n\n{text}\n"
+
+
+def import_lines(source: str) -> str:
+    """The import statement of every name that a source calls."""
+    used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)} & CALLED
+    lines = [f"from {NAMES_MODULE} import ("]
+    line = INDENT
+    for name in sorted(used):
+        if len(line) + len(name) + 2 > LINE_WIDTH:
+            lines.append(line.rstrip())
+            line = INDENT
+        line += f"{name}, "
+    return "\n".join([*lines, line.rstrip(), ")"]) if used else ""
+
+
+def kernel_source(kernel: Kernel) -> str:
+    """One kernel as it is printed within a program, for people to read.
+
+    The words of the block are those the kernel has when it is compiled alone.
+    """
+    from tapegrad.compiler.layout import make_layout
+
+    schedule = alone(kernel)
+    layout, words = make_layout(schedule)
+    printer = Printer(layout, words, choose_names(layout))
+    names = printer.names
+    lines = _header([f"{kernel.title}"], identifier(kernel.name)) + _prologue(schedule, (0,), layout, names)
+    return "\n".join([*lines, *printer.kernel(kernel, 0)[len(kernel.title.splitlines()) :], f"{INDENT}return 0", ""])
+
+
+def alone(kernel: Kernel) -> Schedule:
+    """The schedule of one kernel: what it reads are the inputs, what it writes the outputs."""
+    return Schedule(kernel.graph, (kernel,), kernel.reads, kernel.writes, _check_messages(kernel))
+
+
+def _check_messages(kernel: Kernel) -> tuple[str, ...]:
+    return tuple(node.params["message"] for node in kernel.graph.nodes() if node.primitive == "checked")

@@ -1,0 +1,348 @@
+"""Program: a compiled graph. Call it, scan it, look inside it, save it.
+
+`compile_graph` is the whole way: simplify, schedule kernels, lay out the argument block, print the source, compile it -
+or take the machine code from the disk cache.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from tapegrad.compiler.frame import Binding, Frame, at_the_door
+from tapegrad.compiler.layout import Layout, layout_from_json, make_layout
+from tapegrad.compiler.memory import Plan, arena_buffers, memory_table, plan_memory
+from tapegrad.compiler.numba_source import alone, kernel_source, piece_names, program_source
+from tapegrad.errors import GraphError, TapegradError
+from tapegrad.ir import sizes
+from tapegrad.ir.graph import Graph
+from tapegrad.ir.kernel import Kernel, Schedule
+from tapegrad.ir.sizes import Symbol
+from tapegrad.runtime import cache, cpu
+from tapegrad.runtime.counters import counters
+from tapegrad.runtime.device import Device, LoadedCode
+from tapegrad.runtime.failures import check_error, check_locations
+
+__all__ = ["Program", "ProgramKernel", "at_the_door", "compile_graph", "compile_kernel", "compile_schedule"]
+
+_REMEMBERED_SHAPES = 64
+
+# Machine code in use, by key: equal programs share it.
+_loaded: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class ProgramKernel:
+    """One kernel of a program, for people."""
+
+    name: str
+    title: str
+    source: str
+    kernel: Kernel
+
+    def bytes(self, symbols: Mapping[Symbol, int]) -> int:
+        """Bytes read and written by one run at these sizes."""
+        return sizes.evaluate(self.kernel.bytes, symbols)
+
+    def flops(self, symbols: Mapping[Symbol, int]) -> int:
+        """Floating-point operations of one run at these sizes."""
+        return sizes.evaluate(self.kernel.flops, symbols)
+
+
+class Program:
+    """A compiled graph: immutable, shared by threads, one native call a run. Made by `compile_graph`.
+
+    Attributes
+    ----------
+    name : str
+    graph : Graph
+        What the program computes, as it was given.
+    layout : Layout
+        What each word of the argument block holds.
+    compiled_now : bool
+        Whether LLVM ran for it; else its machine code was found.
+    native_calls : int
+        Native calls that one run makes.
+    """
+
+    native_calls = 1
+
+    def __init__(
+        self,
+        graph: Graph,
+        layout: Layout,
+        code: LoadedCode,
+        *,
+        name: str,
+        device: Device,
+        compiled_now: bool,
+        make_schedule: Callable[[], Schedule],
+    ) -> None:
+        self.name = name
+        self.graph = graph
+        self.layout = layout
+        self.code = code
+        self.device = device
+        self.compiled_now = compiled_now
+        self.kernel_count = sum(map(len, layout.pieces))
+        self.output_dtypes = tuple(node.dtype for node in graph.outputs)
+        self.arena_words = arena_buffers(layout)
+        self.piece_addresses = [code.addresses.get(piece, 0) for piece in piece_names(layout)[1:]]
+        self._make_schedule = make_schedule
+        self._arena_buffers = tuple(layout.buffers[word] for word in self.arena_words)
+        self._bindings: dict[tuple[tuple[int, ...], ...], Binding | None] = {}
+        self._frames = threading.local()
+
+    # --- running
+
+    def run(
+        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None
+    ) -> list[np.ndarray]:
+        """Run once.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray
+            One for each input of the graph; strided, byte-swapped and misaligned ones are copied. Those that the
+            program overwrites (``graph.writes``) are updated in place.
+        outputs : sequence of ndarray or None, optional
+            Where outputs go; new arrays where None.
+
+        Returns
+        -------
+        list of ndarray
+            The outputs; for those that overwrite an input, the input's array.
+
+        Raises
+        ------
+        BoundsError, ValueCheckError
+            Where a check fails; no input was changed.
+        ShapeError, DTypeError
+            Where the inputs do not fit the graph.
+        """
+        frame = self.take_frame()
+        if len(inputs) != len(self.layout.inputs):
+            raise GraphError(f"{self.name} takes {len(self.layout.inputs)} inputs, not {len(inputs)}")
+        for number, array in enumerate(inputs):
+            frame.set_input(number, array)
+        results = frame.call(outputs)
+        self.give_frame(frame)
+        return results
+
+    def take_frame(self) -> Frame:
+        """A frame for one call on this thread; hand it back with `give_frame`, or drop it."""
+        try:
+            free: list[Frame] = self._frames.free
+        except AttributeError:
+            free = self._frames.free = []
+        return free.pop() if free else Frame(self)
+
+    def give_frame(self, frame: Frame) -> None:
+        """Keep a frame for the next call on this thread."""
+        self._frames.free.append(frame)
+
+    def binding(self, shapes: tuple[tuple[int, ...], ...]) -> Binding | None:
+        """What follows from the shapes of the inputs; None where they do not fit the graph."""
+        if shapes not in self._bindings:
+            if len(self._bindings) >= _REMEMBERED_SHAPES:
+                self._bindings.clear()
+            self._bindings[shapes] = self._bind(shapes)
+        return self._bindings[shapes]
+
+    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Binding | None:
+        symbols = self.graph.bind(shapes)
+        if symbols is None:
+            return None
+        return Binding(
+            symbols,
+            tuple(sizes.evaluate(size, symbols) for size in self.layout.sizes),
+            plan_memory(self._arena_buffers, symbols),
+            tuple(tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in self.graph.outputs),
+        )
+
+    def failure(self, status: int) -> TapegradError:
+        """The exception for a status that a run has left with."""
+        if not 0 < status <= len(self.layout.checks):
+            return GraphError(f"{self.name} left with status {status}, which is no check of it")
+        message = self.layout.checks[status - 1]
+        return check_error(message, check_locations(self.graph).get(message, ()))
+
+    # --- looking inside
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The simplified graph and its kernels; made anew where the machine code came from the cache."""
+        return self._make_schedule()
+
+    @cached_property
+    def source(self) -> str:
+        """The whole program as readable Python."""
+        layout, words = make_layout(self.schedule)
+        return program_source(self.schedule, layout, words, self.name)
+
+    @cached_property
+    def kernels(self) -> tuple[ProgramKernel, ...]:
+        """The kernels in the order they run."""
+        return tuple(
+            ProgramKernel(kernel.name, kernel.title, kernel_source(kernel), kernel) for kernel in self.schedule.kernels
+        )
+
+    def kernel_source(self, name: str) -> str:
+        """The source of one kernel, by its name."""
+        for kernel in self.kernels:
+            if kernel.name == name:
+                return kernel.source
+        raise GraphError(f"{self.name} has no kernel {name!r}; it has {', '.join(k.name for k in self.kernels)}")
+
+    def plan(self, symbols: Mapping[Symbol, int]) -> Plan:
+        """The memory plan at these sizes."""
+        return plan_memory(self._arena_buffers, symbols)
+
+    def arena_bytes(self, symbols: Mapping[Symbol, int]) -> int:
+        """Bytes of all temporaries together at these sizes."""
+        return self.plan(symbols).arena_bytes
+
+    def memory_table(self, symbols: Mapping[Symbol, int]) -> str:
+        """The memory plan as text, one line a buffer, with the lower bound that lifetimes give."""
+        return memory_table(self._arena_buffers, symbols)
+
+    def save(self, path: str | Path) -> None:
+        """Write the readable source to a file."""
+        Path(path).write_text(self.source, encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"<program {self.name}: {self.kernel_count} kernels>"
+
+
+# Compiling ------------------------------------------------------------------------------------------------------
+
+
+def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.DEVICE) -> Program:
+    """The program of a graph: from the disk cache, or compiled.
+
+    Parameters
+    ----------
+    graph : Graph
+    name : str
+        What people call it, in notices and in the source.
+    device : Device
+        Where it will run.
+
+    Returns
+    -------
+    Program
+
+    Examples
+    --------
+    >>> from tapegrad.ir.graph import Builder
+    >>> from tapegrad.ir.sizes import symbol
+    >>> builder = Builder()
+    >>> x = builder.input((symbol("n"),), np.dtype(np.float32))
+    >>> double = compile_graph(builder.graph([x + x]), name="double")
+    >>> double.run([np.array([1, 2, 3], np.float32)])
+    [array([2., 4., 6.], dtype=float32)]
+    """
+
+    def make_schedule() -> Schedule:
+        from tapegrad.compiler.fuse import schedule
+        from tapegrad.compiler.simplify import simplify
+
+        return schedule(simplify(graph).check())
+
+    if cpu.runs_as_python():
+        return _as_python(graph, make_schedule(), name, device)
+    key = cache.program_key(graph.content_hash(), device.identity())
+    found = _from_cache(key, device)
+    if found is None:
+        schedule = make_schedule()
+        return _compiled(graph, schedule, key, name, device)
+    layout, code = found
+    return Program(
+        graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=make_schedule
+    )
+
+
+def compile_schedule(
+    schedule: Schedule, *, name: str = "program", graph: Graph | None = None, device: Device = cpu.DEVICE
+) -> Program:
+    """The program of kernels that exist already; ``graph`` is what they mean, if it is not ``schedule.graph``."""
+    graph = graph if graph is not None else schedule.graph
+    if cpu.runs_as_python():
+        return _as_python(graph, schedule, name, device)
+    layout, words = make_layout(schedule)
+    source = program_source(schedule, layout, words, name)
+    key = cache.program_key(_meaning(source) + str(layout.to_json()), device.identity(), "schedule")
+    found = _from_cache(key, device)
+    if found is None:
+        return _compiled(graph, schedule, key, name, device)
+    return Program(
+        graph, layout, found[1], name=name, device=device, compiled_now=False, make_schedule=lambda: schedule
+    )
+
+
+def compile_kernel(kernel: Kernel, *, name: str | None = None, device: Device = cpu.DEVICE) -> Program:
+    """One kernel as a program of its own.
+
+    Its inputs are what the kernel reads, its outputs what it writes, in the kernel's order. A buffer that the kernel
+    updates is an input that `Program.run` updates in place.
+    """
+    writes = tuple((number, kernel.reads.index(b)) for number, b in enumerate(kernel.writes) if b in kernel.reads)
+    graph = replace(kernel.graph, writes=writes)
+    return compile_schedule(alone(kernel), name=name or kernel.name, graph=graph, device=device)
+
+
+def _meaning(source: str) -> str:
+    """A source without what only people read."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def _from_cache(key: str, device: Device) -> tuple[Layout, LoadedCode] | None:
+    """The layout and machine code of a key; None, and the file removed, where that cannot be used."""
+    entry = cache.load(key)
+    if entry is None:
+        return None
+    try:
+        layout = layout_from_json(entry.metadata["layout"])
+        code = _loaded.get(key)
+        if code is None:
+            code = _loaded[key] = device.load(entry.code)
+    except (GraphError, KeyError, ValueError, TypeError, RuntimeError):
+        cache.discard(key)
+        return None
+    counters.add("cache_hits")
+    return layout, code
+
+
+def _compiled(graph: Graph, schedule: Schedule, key: str, name: str, device: Device) -> Program:
+    layout, words = make_layout(schedule)
+    source = program_source(schedule, layout, words, name)
+    machine_code = device.compile(source, piece_names(layout), name)
+    counters.add("compiles")
+    with suppress(OSError):
+        cache.store(key, {"name": name, "layout": layout.to_json()}, source, machine_code)
+    code = _loaded[key] = device.load(machine_code)
+    return Program(
+        graph, layout, code, name=name, device=device, compiled_now=True, make_schedule=lambda: schedule
+    )
+
+
+def _as_python(graph: Graph, schedule: Schedule, name: str, device: Device) -> Program:
+    layout, words = make_layout(schedule)
+    code = cpu.PythonCode(program_source(schedule, layout, words, name), name, piece_names(layout))
+    return Program(
+        graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=lambda: schedule
+    )

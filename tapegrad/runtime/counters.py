@@ -1,0 +1,75 @@
+"""What has happened so far in this process: programs compiled and found, kernels run, arrays copied.
+
+Each thread counts for itself, so counting takes no lock; reading adds the threads up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+#: The counts that always exist; others appear when they are first added to.
+NAMES = ("compiles", "cache_hits", "calls", "kernels", "native_calls", "door_copies")
+
+
+class Counters:
+    """Counts by name, summed over all threads.
+
+    Attributes
+    ----------
+    compiles : int
+        Programs that LLVM compiled.
+    cache_hits : int
+        Programs loaded from the disk cache instead.
+    calls : int
+        Runs of compiled programs; a scan of 100 steps counts 100.
+    kernels : int
+        Kernels in those runs.
+    native_calls : int
+        Calls from Python into compiled code.
+    door_copies : int
+        Arrays copied because they were strided, byte-swapped or misaligned.
+
+    Examples
+    --------
+    >>> counters = Counters()
+    >>> counters.add("compiles")
+    >>> counters.compiles, counters.calls
+    (1, 0)
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[defaultdict[str, int]] = []
+        self._local = threading.local()
+
+    def of_this_thread(self) -> defaultdict[str, int]:
+        """The counts of the calling thread, to be added to in place by code that runs often."""
+        try:
+            counts: defaultdict[str, int] = self._local.counts
+        except AttributeError:
+            counts = self._local.counts = defaultdict(int)
+            self._threads.append(counts)
+        return counts
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Count ``amount`` more under ``name``."""
+        self.of_this_thread()[name] += amount
+
+    def __getitem__(self, name: str) -> int:
+        return sum(counts.get(name, 0) for counts in list(self._threads))
+
+    def __getattr__(self, name: str) -> int:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    def snapshot(self) -> dict[str, int]:
+        """All counts, by name."""
+        names = dict.fromkeys(NAMES)
+        for counts in list(self._threads):
+            names |= dict.fromkeys(list(counts))
+        return {name: self[name] for name in names}
+
+
+#: The counts of this process.
+counters = Counters()

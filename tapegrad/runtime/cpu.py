@@ -1,0 +1,223 @@
+"""The CPU: compiles printed source with Numba to object code, loads object code with llvmlite alone, allocates.
+
+Numba is imported when something is compiled for the first time; a program from the disk cache never needs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from tapegrad.errors import GraphError
+from tapegrad.kernels.cpu import entries
+from tapegrad.runtime import cache as cached
+from tapegrad.runtime.device import LoadedCode, MachineCode
+
+ALIGNMENT = 64
+#: Seconds after which a compilation is announced.
+SLOW_COMPILE = 1.0
+
+# Where a NumPy array object holds the address of its data: right after the object's head. Reading it there takes a
+# fifth of the time of ``array.ctypes.data``; the layout is checked once.
+_DATA_FIELD = object.__basicsize__
+_probe = np.empty(1)
+_FIELD_IS_KNOWN = ctypes.c_ssize_t.from_address(id(_probe) + _DATA_FIELD).value == _probe.ctypes.data
+_word_at = ctypes.c_ssize_t.from_address
+
+if _FIELD_IS_KNOWN:
+
+    def address_of(array: np.ndarray) -> int:
+        """Where an array's memory begins."""
+        return _word_at(id(array) + _DATA_FIELD).value
+
+else:
+
+    def address_of(array: np.ndarray) -> int:
+        """Where an array's memory begins."""
+        return int(array.ctypes.data)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new C-contiguous array, any contents, beginning at a 64-byte boundary.
+
+    Examples
+    --------
+    >>> address_of(aligned_empty((3, 5), np.dtype(np.float32))) % 64
+    0
+    """
+    count = 1
+    for size in shape:
+        count *= size
+    memory = np.empty(count * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -address_of(memory) % ALIGNMENT
+    return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def runs_as_python() -> bool:
+    """Whether ``NUMBA_DISABLE_JIT=1`` asks for programs to run as plain Python."""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+
+
+# --- compilation ----------------------------------------------------------------------------------------------------
+
+
+def announce_slow_compile(name: str) -> None:
+    """Say on a terminal that a compilation takes its time."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print(f"tapegrad: compiling {name} ...", file=sys.stderr, flush=True)
+
+
+#: Called with the program's name when a compilation has lasted longer than `SLOW_COMPILE` seconds.
+on_slow_compile: Callable[[str], None] = announce_slow_compile
+
+
+@contextmanager
+def _announced(name: str) -> Iterator[None]:
+    timer = threading.Timer(SLOW_COMPILE, lambda: on_slow_compile(name))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def run_source(source: str, name: str) -> dict[str, Any]:
+    """The names that a printed program defines, as plain Python functions."""
+    namespace: dict[str, Any] = {"__name__": "tapegrad.program"}
+    exec(compile(source, f"<tapegrad {name}>", "exec"), namespace)
+    return namespace
+
+
+def compile_source(source: str, functions: Sequence[str], name: str) -> tuple[MachineCode, ...]:
+    """Compile the functions of a printed program with Numba, each to object code of its own."""
+    with _announced(name):
+        from tapegrad.kernels.cpu.native import compile_native
+        from tapegrad.kernels.cpu.pointers import BLOCK_PROGRAM
+
+        namespace = run_source(source, name)
+        compiled = [compile_native(namespace[function], BLOCK_PROGRAM, function) for function in functions]
+    return tuple(MachineCode(item.name, item.symbol, item.code) for item in compiled)
+
+
+# --- loading --------------------------------------------------------------------------------------------------------
+
+
+class NativeCode:
+    """Object code loaded by llvmlite alone; unloaded when nothing refers to it any more."""
+
+    def __init__(self, code: Sequence[MachineCode]) -> None:
+        from llvmlite import binding
+
+        from tapegrad.kernels.cpu.objects import target_machine
+
+        # An engine of its own, which owns the machine and the empty module: it goes when the program goes.
+        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
+        for item in code:
+            engine.add_object_file(binding.ObjectFileRef.from_data(item.data))
+        engine.finalize_object()
+        self.addresses = {item.function: int(engine.get_function_address(item.symbol)) for item in code}
+        if not all(self.addresses.values()):
+            raise GraphError(f"machine code without its symbols: {self.addresses}")
+        self._engine = engine
+        self.entry: Callable[[Any], int] = _prototype()(self.addresses[next(iter(self.addresses))])
+
+
+@cache
+def _prototype() -> Any:
+    # ctypes releases the interpreter's lock during the call.
+    return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+
+
+class PythonCode:
+    """A printed program that runs as plain Python, under ``NUMBA_DISABLE_JIT=1``."""
+
+    def __init__(self, source: str, name: str, functions: Sequence[str]) -> None:
+        namespace = run_source(source, name)
+        self.addresses: dict[str, int] = {}
+        self._pieces = [namespace[function] for function in functions[1:] or functions]
+        self.entry: Callable[[Any], int] = self._run
+
+    def _run(self, address: int) -> int:
+        """Run the pieces on the block at an address."""
+        words = ctypes.cast(address, ctypes.POINTER(ctypes.c_int64))
+        with np.errstate(all="ignore"):
+            for piece in self._pieces:
+                status = int(piece(words))
+                if status:
+                    return status
+        return 0
+
+
+@cache
+def _library_code(function: str) -> NativeCode:
+    """A library function, loaded from the cache, or compiled and stored there."""
+    key = cached.program_key(f"library {function}", DEVICE.identity())
+    entry = cached.load(key)
+    if entry is not None:
+        try:
+            return NativeCode(entry.code)
+        except (GraphError, RuntimeError):
+            cached.discard(key)
+    with _announced(f"the library function {function}"):
+        from tapegrad.kernels.cpu.library import compile_function
+
+        compiled = compile_function(function)
+    code = (MachineCode(compiled.name, compiled.symbol, compiled.code),)
+    cached.store(key, {"name": function}, "", code)
+    return NativeCode(code)
+
+
+def _library_address(function: str) -> int:
+    return _library_code(function).addresses[function]
+
+
+class CPU:
+    """This machine's processors."""
+
+    name = "cpu"
+
+    @cache  # noqa: B019 - there is one CPU
+    def identity(self) -> str:
+        """The processor with its features, and the versions of what compiles for it."""
+        from llvmlite import binding
+
+        versions = " ".join(f"{name} {version(name)}" for name in ("numba", "llvmlite", "numpy"))
+        features = binding.get_host_cpu_features().flatten()
+        overrides = " ".join(os.environ.get(f"NUMBA_{name}", "") for name in ("CPU_NAME", "CPU_FEATURES", "OPT"))
+        machine = f"{binding.get_process_triple()} {binding.get_host_cpu_name()} {features} {overrides}"
+        return f"{machine} {versions} python {platform.python_version()}"
+
+    def compile(self, source: str, functions: Sequence[str], name: str) -> tuple[MachineCode, ...]:
+        """Compile the functions of a printed program."""
+        return compile_source(source, functions, name)
+
+    def load(self, code: Sequence[MachineCode]) -> LoadedCode:
+        """Make machine code ready to run."""
+        return NativeCode(code)
+
+    def library(self, function: str) -> int:
+        """The entry of a library function; it is compiled once and then lies in the disk cache, too."""
+        return 0 if runs_as_python() else entries.entry(function, _library_address(function))
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A new array at a 64-byte boundary."""
+        return aligned_empty(shape, dtype)
+
+    def address(self, array: np.ndarray) -> int:
+        """Where an array's memory begins."""
+        return address_of(array)
+
+
+#: The device that every program of this process runs on unless another is named.
+DEVICE = CPU()
