@@ -32,7 +32,7 @@ class Format:
 
     @property
     def bias(self) -> int:
-        return 2 ** (self.exponent_bits - 1) - 1
+        return (1 << (self.exponent_bits - 1)) - 1
 
     @property
     def smallest_normal(self) -> float:

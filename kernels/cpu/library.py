@@ -12,24 +12,15 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import types
 
-from tapegrad.kernels.cpu import entries, philox
+from tapegrad.kernels.cpu import entries, objects, philox
 from tapegrad.kernels.cpu.intrinsics import WORD, with_twin
 from tapegrad.kernels.cpu.matmul import matmul_signature, matmul_source
-from tapegrad.kernels.cpu.numerics import FASTMATH
+from tapegrad.kernels.cpu.native import compile_native
+from tapegrad.kernels.cpu.objects import ObjectCode
 from tapegrad.kernels.cpu.pointers import pointer_i64_at
 from tapegrad.kernels.cpu.random_bits import modulo, random_bits
-
-
-@dataclass(frozen=True)
-class ObjectCode:
-    """A compiled C function: its object file, the symbol in it, and where this process has loaded it."""
-
-    name: str
-    symbol: str
-    code: bytes
-    address: int
 
 
 @dataclass(frozen=True)
@@ -44,8 +35,8 @@ class LibraryFunction:
 # --- calling a program by address -----------------------------------------------------------------------------------
 
 
-def _python_call_program(program: Any, block: Any) -> int:
-    return int(program(block))
+def _python_call_program(program: Callable[[Any], int], block: Any) -> int:
+    return program(block)
 
 
 @with_twin(_python_call_program)
@@ -59,7 +50,7 @@ def call_program(typing_context: Any, program: Any, block: Any) -> Any:
     return types.int32(types.int64, types.int64), emit
 
 
-def repeat_program(program: int, block: int, steps: int, table: int, rows: int) -> int:
+def repeat_program(program: Any, block: int, steps: int, table: int, rows: int) -> Any:
     """Run a program `steps` times and return the first nonzero status, else 0.
 
     After each step, each of the table's `rows` rows of two int64 words (word of the block, increment) is added to the
@@ -92,12 +83,9 @@ def permutation(target: int, count: int, seed: int, draw: int) -> None:
 
 
 def _python_call_permutation(entry: int, target: int, count: int, seed: int, draw: int) -> None:
-    import ctypes
-
-    import numpy as np
-
-    memory = (ctypes.c_int64 * int(count)).from_address(int(target))
-    np.frombuffer(memory, np.int64)[:] = philox.permutation(int(seed), int(draw), int(count))
+    order = pointer_i64_at(target, -1, 0, 0)
+    for place, number in enumerate(philox.permutation(int(seed), int(draw), int(count))):
+        order[place] = number
 
 
 @with_twin(_python_call_permutation)
@@ -145,22 +133,9 @@ def library_functions() -> tuple[str, ...]:
 def compile_function(name: str) -> ObjectCode:
     """Compile a library function, once in a process."""
     row = FUNCTIONS[name]
-    return compile_object(row.source(), row.signature, name)
-
-
-def compile_object(source: Callable[..., Any], signature: Any, name: str) -> ObjectCode:
-    """Compile a function with a C signature; its object code needs nothing but libc and libm.
-
-    Programs are compiled by it too, with `BLOCK_PROGRAM` as their signature.
-    """
-    compiled = cfunc(signature, fastmath=set(FASTMATH), error_model="numpy")(source)
-    _keep.append(compiled)
-    return ObjectCode(name, compiled.native_name, compiled._library._get_compiled_object(), compiled.address)
-
-
-_keep: list[Any] = []
+    return compile_native(row.source(), row.signature, name)
 
 
 def compiled_entry(name: str) -> int:
-    """Compile a library function if need be and return the entry that generated code takes."""
-    return entries.entry(name, compile_function(name).address)
+    """Compile and load a library function if need be, and return the entry that generated code takes."""
+    return entries.entry(name, objects.load(compile_function(name)))

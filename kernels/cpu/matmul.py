@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import njit, types
 
 from tapegrad.kernels.cpu import numerics, pointers
-from tapegrad.kernels.cpu.intrinsics import COMPILED, LLVM_TYPES, NUMBA_TYPES, WORD, with_twin
+from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, NUMBA_TYPES, WORD, with_twin
 from tapegrad.kernels.cpu.matmul_tiles import OUTER_VECTORS, dot_panel, outer_panel, product_twin
 from tapegrad.kernels.cpu.vectors import Vectors, host_vector_bytes
 
@@ -77,8 +77,8 @@ def _calling(suffix: str) -> Callable[..., Any]:
     return with_twin(twin)(definition)
 
 
-#: ``call_matmul_f32(entry, a, a_row, a_k, b, b_k, b_column, c, c_row, rows, columns, inner, alpha, beta)``: addresses and
-#: strides (in elements) are int64, alpha and beta scalars of the dtype. Where beta is 0, c is written and not read.
+#: ``call_matmul_f32(entry, a, a_row, a_k, b, b_k, b_column, c, c_row, rows, columns, inner, alpha, beta)``: addresses
+#: and strides (in elements) are int64, alpha and beta scalars of the dtype. Where beta is 0, c is written and not read.
 call_matmul_f32, call_matmul_f64 = _calling("f32"), _calling("f64")
 call_matmul_i32, call_matmul_i64, call_matmul_u8 = _calling("i32"), _calling("i64"), _calling("u8")
 
@@ -148,7 +148,7 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
     gemm, scratch = _gemm(suffix), _scratch(PACKED_TERMS * width * size)
     pointer_at = getattr(pointers, f"pointer_{suffix}_at")
     scalar = getattr(numerics, suffix)
-    blas_rule, packing_rule = (njit(rule) if COMPILED else rule for rule in (prefers_blas, prefers_packing))
+    blas_rule, packing_rule = njit(inline="always")(prefers_blas), njit(inline="always")(prefers_packing)
     packed_terms, as_it_lies, transposed = PACKED_TERMS, _AS_IT_LIES, _TRANSPOSED
 
     def matmul(

@@ -1,8 +1,9 @@
-"""Elementary functions that LLVM vectorises in plain loops: no calls of libm but in `power` of float64 and for huge angles.
+"""Elementary functions that LLVM vectorises in plain loops.
 
-Each function is written once over an arithmetic (see `arithmetic`), for float32 and float64, without branches; compiled,
-it is one inlined LLVM function of the program's module. Errors stay within 2 units in the last place in float32 and 4 in
-float64, with NumPy's values at 0, infinities, NaN and subnormal numbers.
+Each function is written once over an arithmetic (see `arithmetic`), for float32 and float64, without branches;
+compiled, it is one inlined LLVM function of the program's module. Only `power` of float64 and sines of huge angles call
+libm. Errors stay within 2 units in the last place in float32 and 4 in float64, with NumPy's values at 0, infinities,
+NaN and subnormal numbers.
 
 The polynomials are minimax approximations, found by the Remez exchange in 50-digit arithmetic.
 """
@@ -204,7 +205,7 @@ def _tanh(m: Any, x: Any) -> Any:
 
 
 def _sigmoid(m: Any, x: Any) -> Any:
-    """numerator / (1 + e) with e = exp(-|x|), which never overflows, and a correction for what e and 1 + e round off."""
+    """numerator / (1 + e) with e = exp(-|x|), which never overflows, corrected for what e and 1 + e round off."""
     e, e_error = _exp_with_error(m, -m.absolute(x))
     left = x < 0.0
     denominator = e + 1.0
