@@ -1,1 +1,29 @@
-"""tapegrad: a tape-based autodiff compiler for Python."""
+"""tapegrad: a tape-based autodiff compiler.
+
+Tensor operations, written define-by-run, record onto a tape. The tape - forward, backward and parameter updates
+together - is compiled into fused programs.
+
+Examples
+--------
+>>> import tapegrad as tg
+>>> tg.grad(lambda x: tg.sin(x) * x)(0.0).item()
+0.0
+"""
+
+from __future__ import annotations
+
+from tapegrad._checkout import require_mapped_packages
+
+require_mapped_packages(__name__, __path__)
+
+from tapegrad import errors, execution  # noqa: E402
+from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
+from tapegrad.functions import *  # noqa: E402, F403
+from tapegrad.jit import Jitted, Stats, explain, jit, stats, trace  # noqa: E402
+from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
+from tapegrad.tensor import Dim, Tensor  # noqa: E402
+
+__version__ = "0.1.0"
+
+#: The same as `Tensor`.
+tensor = Tensor
