@@ -194,7 +194,8 @@ def _derive(case: Case) -> Derived:
 
 
 def _filled(gradients: list[Node | None], inputs: list[Node]) -> list[Node]:
-    return [g if g is not None else x.builder.full(x.shape, 0.0, x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+    pairs = zip(gradients, inputs, strict=True)
+    return [g if g is not None else x.builder.full(x.shape, 0.0, x.dtype) for g, x in pairs]
 
 
 def _total(nodes: list[Node]) -> Node:

@@ -184,7 +184,7 @@ def _product_with_exponential(node: Node) -> Node | None:
 
 
 def _sigmoid_times_exponential(node: Node) -> Node | None:
-    """``sigmoid(-x) * exp(x)``, the derivative of softplus once ``1 / (1 + exp(x))`` is a sigmoid, is ``sigmoid(x)``."""
+    """``sigmoid(-x) * exp(x)`` is ``sigmoid(x)``: softplus's derivative once ``1 / (1 + exp(x))`` is a sigmoid."""
     for sigmoid, exponential in (node.inputs, node.inputs[::-1]):
         y, x = _argument(sigmoid, "sigmoid"), _argument(exponential, "exp")
         if x is not None and y is not None and (_argument(y, "negative") is x or _argument(x, "negative") is y):

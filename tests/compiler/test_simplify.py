@@ -96,7 +96,7 @@ ALGEBRA: list[tuple[str, Function, Function]] = [
     ("x + 0", lambda x, y: x + 0.0, lambda x, y: x),
     ("x - 0", lambda x, y: x - 0.0, lambda x, y: x),
     ("0 - x", lambda x, y: 0.0 - x, lambda x, y: -x),
-    ("--x", lambda x, y: -(-x), lambda x, y: x),
+    ("--x", lambda x, y: _f("negative")(-x), lambda x, y: x),
     ("x + -y", lambda x, y: x + -y, lambda x, y: x - y),
     ("-x + y", lambda x, y: -x + y, lambda x, y: y - x),
     ("x - -y", lambda x, y: x - -y, lambda x, y: x + y),
@@ -301,9 +301,9 @@ def test_one_minus_a_sigmoid_that_is_used_otherwise_costs_no_second_exponential(
 _HUGE = np.array([[1000.0, -1000.0, 0.0], [-2000.0, -2000.0, -2000.0], [-math.inf, 3.0, 1.0], [800.0, 800.0, 800.0]])
 
 
-def _log_sum_exp(x: np.ndarray) -> np.ndarray:
-    shift = x.max(1, keepdims=True)
-    return np.asarray(shift + np.log(np.exp(x - shift).sum(1, keepdims=True)))
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
 def _run(function: Function, array: np.ndarray) -> np.ndarray:
@@ -311,13 +311,14 @@ def _run(function: Function, array: np.ndarray) -> np.ndarray:
 
 
 def test_log_of_a_sum_of_exponentials_does_not_overflow() -> None:
-    np.testing.assert_allclose(_run(lambda x: log(total(exp(x), 1)), _HUGE), _log_sum_exp(_HUGE), rtol=1e-14)
+    expected = _HUGE.max(1, keepdims=True) - _log_softmax(_HUGE).max(1, keepdims=True)
+    np.testing.assert_allclose(_run(lambda x: log(total(exp(x), 1)), _HUGE), expected, rtol=1e-14)
     flat = _run(lambda x: log(reshape(total(exp(x), 1), 4)), _HUGE)
-    np.testing.assert_allclose(flat, _log_sum_exp(_HUGE)[:, 0], rtol=1e-14)
+    np.testing.assert_allclose(flat, expected[:, 0], rtol=1e-14)
 
 
 def test_log_of_a_softmax_does_not_underflow() -> None:
-    expected = _HUGE - _log_sum_exp(_HUGE)
+    expected = _log_softmax(_HUGE)
     np.testing.assert_allclose(_run(lambda x: log(_softmax(x)), _HUGE), expected, rtol=1e-14)
     shifted = _run(lambda x: log(_softmax(x - top(x, 1))), _HUGE)
     np.testing.assert_allclose(shifted, expected, rtol=1e-14)
@@ -337,9 +338,9 @@ def test_infinite_exponents_keep_their_sums() -> None:
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (lambda x: log(total(exp(x), 1)), lambda x: np.exp(x - _log_sum_exp(x))),
-        (lambda x: log(1.0 + exp(x)), lambda x: np.where(x < 0, np.exp(x), 1) / (1 + np.exp(-np.abs(x)))),
-        (lambda x: log(sigmoid(x)), lambda x: np.where(x > 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x)))),
+        (lambda x: log(total(exp(x), 1)), lambda x: np.exp(_log_softmax(x))),
+        (lambda x: log(1.0 + exp(x)), lambda x: np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))),
+        (lambda x: log(sigmoid(x)), lambda x: np.exp(np.minimum(-x, 0)) / (1 + np.exp(-np.abs(x)))),
     ],
 )
 def test_the_derivatives_of_such_formulas_do_not_overflow(function: Function, expected: Callable[..., Any]) -> None:
@@ -510,7 +511,7 @@ _SAMPLES = np.random.default_rng(1).uniform(-2, 2, (2, 3, 3))
 
 
 @pytest.mark.parametrize("step", [*PASSES, simplify], ids=lambda step: step.__name__)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(graph=_programs())
 def test_random_programs_keep_their_results(step: Callable[[Graph], Graph], graph: Graph) -> None:
     changed = step(graph).check()
