@@ -164,6 +164,7 @@ def decision_boundary(
     ----------
     probabilities : array_like, shape (rows, columns) or (rows, columns, classes)
         The probability of label 1, or of each label, on a regular grid; the first row is the lowest.
+        Where it is NaN, all labels count as equally probable.
     points : array_like, shape (n, 2)
         Points to draw.
     labels : array_like, shape (n,)
@@ -210,6 +211,7 @@ def decision_boundary(
         raise OptionError(f"decision_boundary: {len(classes)} names for {count} labels")
     names = list(classes) or [str(label) for label in range(count)]
     colours = [drawing.COLOURS[label % len(drawing.COLOURS)] for label in range(count)]
+    grid = np.where(np.isfinite(grid), grid, 1 / count)
     x_low, x_high, y_low, y_high = extent if extent is not None else _extent(places)
 
     left, side, right = 84.0, 440.0, 24.0
@@ -353,7 +355,7 @@ def _box_size(lines: Sequence[str]) -> tuple[float, float]:
 
 
 def _layer_places(plan: Layout, depth: Mapping[str, float]) -> tuple[list[float], list[float]]:
-    """Where each layer begins, and how deep it is. A layer of steep edges gets more room before it."""
+    """Where each layer begins, and how deep it is."""
     starts, depths, at = [], [], 0.0
     for layer in plan.layers:
         starts.append(at)

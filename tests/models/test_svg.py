@@ -194,6 +194,11 @@ def test_a_boundary_needs_no_points() -> None:
     parsed(decision_boundary(np.zeros((2, 2)), np.zeros((0, 2)), np.zeros(0, int)))
 
 
+def test_unknown_probabilities_are_drawn_as_undecided() -> None:
+    unknown, even = (pixels(parsed(decision_boundary([[1, 0], [p, 1]], [[0, 0]], [0]))) for p in (np.nan, 0.5))
+    assert np.array_equal(unknown, even)
+
+
 @pytest.mark.parametrize(
     "probabilities, points, labels, options, error, says",
     [
