@@ -54,6 +54,11 @@ def test_every_package_is_listed() -> None:
     assert found == set(SETUPTOOLS["packages"])
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    assert f'__version__ = "{PROJECT["project"]["version"]}"' in (ROOT / "tapegrad" / "__init__.py").read_text()
+    assert PROJECT["project"]["version"] in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_module_lies_in_a_package() -> None:
     for folder in SETUPTOOLS["package-dir"].values():
         for path in (ROOT / folder).rglob("*.py"):
