@@ -444,11 +444,11 @@ def test_an_operation_without_a_row_is_named(monkeypatch: pytest.MonkeyPatch) ->
 # Scale, sizes, lines ----------------------------------------------------------------------------------------
 
 
-def test_a_chain_of_a_hundred_thousand_operations() -> None:
+def test_a_long_chain_needs_no_recursion() -> None:
     builder = Builder()
     (x,) = scalars(builder, 1)
     y = x
-    for _ in range(50_000):
+    for _ in range(10_000):
         y = builder.emit("sin", -y)
     one = builder.constant(1.0, FLOAT64)
     assert vjp(builder, [y], [one], [x])[0] is not None

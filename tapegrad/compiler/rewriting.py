@@ -1,6 +1,7 @@
-"""The engine of the simplifier: a graph re-emitted node by node, each node replaced where a rule knows a better one.
+"""The engine of the simplifier: a graph walked node by node, each node replaced where a rule knows a better one.
 
 A rule sees a node whose inputs are rewritten already, and gives an equal node of the same shape and dtype, or None.
+New nodes go into the graph's own builder, so that what no rule touches is not made again.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from tapegrad.errors import GraphError
+from tapegrad.errors import GraphError, Location
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph, Node, Number
 
@@ -29,7 +30,7 @@ def rewrite(graph: Graph, rules: Rules, uses: Counter[Node] | None = None) -> Gr
     rules : Rules
         By primitive.
     uses : Counter of Node, optional
-        Filled in as the pass goes: how often the old graph uses what became a new node. For rules that must not
+        Filled in as the pass goes: how often the old graph reads what became a new node. For rules that must not
         repeat the work of a node that has other readers.
     """
     nodes = graph.nodes()
@@ -40,28 +41,58 @@ def rewrite(graph: Graph, rules: Rules, uses: Counter[Node] | None = None) -> Gr
 
 
 def _rewrite(graph: Graph, nodes: list[Node], rules: Rules, uses: Counter[Node] | None) -> Graph:
-    old_uses = Counter([source for node in nodes for source in node.inputs] + list(graph.outputs))
+    counts = Counter([source for node in nodes for source in node.inputs] + list(graph.outputs))
+    builder = nodes[0].builder
+    mapping: dict[Node, Node] = {}
+    for node in nodes:
+        new = node
+        if mapping and any(source in mapping for source in node.inputs):
+            builder.location = _place(graph, node)
+            new = builder.like(node, *(mapping.get(source, source) for source in node.inputs))
+        if new.primitive in rules:
+            builder.location = _place(graph, node)
+            new = _replace(new, rules)
+        if new is not node:
+            mapping[node] = new
+        if uses is not None:
+            uses[new] += counts[node]
+    builder.location = None
+    if not mapping:
+        return graph
+    everything = {node: mapping.get(node, node) for node in nodes}
+    return graph.map([everything[node] for node in graph.outputs], everything, builder)
+
+
+def _place(graph: Graph, node: Node) -> Location | None:
+    places = graph.locations.get(node)
+    return min(places) if places else None
+
+
+def _replace(node: Node, rules: Rules) -> Node:
+    """The node after all rules that apply to it, one after another."""
+    for _ in range(_REPEATS):
+        for rule in rules.get(node.primitive, ()):
+            better = rule(node)
+            if better is not None:
+                break
+        else:
+            return node
+        if better.dtype != node.dtype or better.shape != node.shape:
+            raise GraphError(f"a rule of the simplifier replaced {node!r} by {better!r}")
+        node = better
+    return node
+
+
+def copied(graph: Graph) -> Graph:
+    """The same graph in a builder of its own."""
     builder = Builder()
     mapping: dict[Node, Node] = {}
-    changed = False
-    for node in nodes:
+    for node in graph.nodes():
         if node.primitive == "input":
             mapping[node] = builder.input(node.shape, node.dtype)
-            continue
-        places = graph.locations.get(node)
-        builder.location = min(places) if places else None
-        new = builder.like(node, *(mapping[source] for source in node.inputs))
-        for _ in range(_REPEATS):
-            better = next(filter(None, (rule(new) for rule in rules.get(new.primitive, ()))), None)
-            if better is None:
-                break
-            if better.dtype != new.dtype or better.shape != new.shape:
-                raise GraphError(f"a rule of the simplifier replaced {new!r} by {better!r}")
-            new, changed = better, True
-        mapping[node] = new
-        if uses is not None:
-            uses[new] += old_uses[node]
-    return graph.map([mapping[node] for node in graph.outputs], mapping, builder) if changed else graph
+        else:
+            mapping[node] = builder.like(node, *(mapping[source] for source in node.inputs))
+    return graph.map([mapping[node] for node in graph.outputs], mapping, builder)
 
 
 # Words the rules are written in -----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tapegrad.compiler.algebra import (
     simplify_arithmetic,
     simplify_choices,
 )
+from tapegrad.compiler.rewriting import copied
 from tapegrad.compiler.stabilization import stabilize
 from tapegrad.compiler.views import merge_transposes, merge_views, postpone_broadcasts, simplify_reductions
 from tapegrad.ir.graph import Graph
@@ -64,10 +65,11 @@ def simplify(graph: Graph) -> Graph:
       return %1
     }
     """
+    simplified = own = copied(graph)
     for _ in range(ROUNDS):
-        before = graph
+        before = simplified
         for step in PASSES:
-            graph = step(graph)
-        if graph is before:
+            simplified = step(simplified)
+        if simplified is before:
             break
-    return graph
+    return graph if simplified is own else simplified

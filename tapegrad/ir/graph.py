@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,10 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """Every node that an output needs and every input, inputs first, each after what it needs."""
+        return list(self._order)
+
+    @cached_property
+    def _order(self) -> tuple[Node, ...]:
         order: dict[Node, None] = dict.fromkeys(self.inputs)
         for output in self.outputs:
             stack: list[Node] = [output]
@@ -239,7 +244,7 @@ class Graph:
                 else:
                     order[node] = None
                     stack.pop()
-        return list(order)
+        return tuple(order)
 
     def symbols(self) -> list[Symbol]:
         """The symbols bound by the inputs' shapes, in order."""
