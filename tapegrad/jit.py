@@ -15,7 +15,7 @@ import numpy as np
 from tapegrad import pytree, sequences, tape
 from tapegrad.captures import GradientSlot
 from tapegrad.compiler.program import Program, compile_graph
-from tapegrad.errors import OptionError, TracingError
+from tapegrad.errors import OptionError
 from tapegrad.guards import Guard, Structure, collect_guards
 from tapegrad.ir.graph import Graph
 from tapegrad.recording import wrap
@@ -183,6 +183,9 @@ class Jitted:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if tape.local.trace is not None:
+            # Inside another trace it is part of that program.
+            return self._function(*args, **kwargs)
         leaves, specialization = self._specialize(args, kwargs)
         program = specialization.program
         outputs = program.run(specialization.inputs(leaves))
@@ -222,11 +225,6 @@ class Jitted:
         return leaves, self._find(leaves, structure, args, kwargs)
 
     def _find(self, leaves: list[Any], structure: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Specialization:
-        if tape.local.trace is not None:
-            raise TracingError(
-                f"{self._function.__qualname__}: a @jit function was called inside another; "
-                "call the undecorated function (it is the attribute __wrapped__)"
-            )
         paths = argument_paths(self._function, args, kwargs) if self._static else None
         arguments = [
             describe(leaf, "", paths is not None and paths[number].split("[")[0] in self._static)

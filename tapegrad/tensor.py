@@ -457,7 +457,7 @@ class Tensor(Operators, TensorMethods):
             suffix += ", requires_grad=True"
         if entry.name:
             suffix += f", name={entry.name!r}"
-        if tape.local.trace is not None:
+        if tape.local.trace is not None or (entry.trace is not None and entry.value is None):
             return f"Tensor(shape={shape_text(entry.shape)}{suffix})"
         text = np.array2string(self._value(), separator=", ", prefix="Tensor(")
         return f"Tensor({text}{suffix})"

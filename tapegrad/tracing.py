@@ -164,10 +164,9 @@ def trace(
         entries.append(entry)
         leaves.append(tensor)
     args, kwargs = pytree.unflatten(structure, leaves)
-    outer = tape.local.trace
-    if outer is not None:
+    if tape.local.trace is not None:
         raise TracingError(
-            f"{record.function}: a @jit function cannot be called inside another; call the undecorated function"
+            f"{record.function}: scan, explain and trace do not work inside @jit; call the function itself there"
         )
     tape.local.trace = record
     try:
@@ -280,11 +279,12 @@ def _graph(
             captured[old] = CapturedTensor(tensor)
     for entry in captured:
         nodes[entry] = builder.input(shape_of(entry), entry.dtype, entry.name)
-    expand(recording, builder, nodes, bindings)
+    equalities = tuple((bindings.resolve(first), bindings.resolve(second)) for first, second in bindings.equalities)
+    with sizes.assuming(equalities):
+        expand(recording, builder, nodes, bindings)
     inputs = {entry: place for place, entry in enumerate([*arguments, *captured])}
     writes = [(returned + number, inputs[by_tensor[id(tensor)]]) for number, (tensor, _, _) in enumerate(written)]
     graph = builder.graph([nodes[root] for root in roots], writes)
-    equalities = tuple((bindings.resolve(first), bindings.resolve(second)) for first, second in bindings.equalities)
     return replace(graph, equalities=equalities).check(), tuple(captured.values())
 
 

@@ -296,10 +296,11 @@ class TestGuards:
         with pytest.raises(TracingError, match="return it"):
             kept[0].item()
 
-    def test_one_jit_inside_another_is_refused(self) -> None:
+    def test_one_jit_inside_another_becomes_part_of_it(self) -> None:
         inner = tg.jit(lambda x: x + 1)
-        with pytest.raises(TracingError, match="undecorated"):
-            tg.jit(lambda x: inner(x))(np.ones(1, "f"))
+        outer = tg.jit(lambda x: inner(x) * 2)
+        assert outer(np.ones(1, "f")).item() == 4.0
+        assert inner.stats().traces == 0
 
     def test_an_error_inside_puts_everything_back(self) -> None:
         net = Net()

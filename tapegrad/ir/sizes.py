@@ -284,6 +284,25 @@ def parse_size(text: str) -> Size:
     return build(ast.parse(text, mode="eval").body)
 
 
+def solve(difference: Size) -> tuple[Symbol, Size] | None:
+    """A symbol, and the size it must have for ``difference`` to be zero; None where no whole size follows.
+
+    Examples
+    --------
+    >>> n, m = symbol("n"), symbol("m")
+    >>> solve(2 * n - 2 * m - 4)
+    (Symbol(name='n'), m + 2)
+    """
+    for monomial, coefficient in _terms(difference):
+        if len(monomial) != 1 or not isinstance(monomial[0], Symbol):
+            continue
+        rest = _combine(difference, SizeExpr(((monomial, coefficient),)), -1)
+        if monomial[0] in set(symbols(rest)) or any(c % coefficient for _, c in _terms(rest)):
+            continue
+        return monomial[0], _canonical({m: -c // coefficient for m, c in _terms(rest)})
+    return None
+
+
 @dataclass
 class Pin:
     """An axis that became static: Python had to know it."""
@@ -335,8 +354,30 @@ class Bindings:
             if name is not None and name not in set(symbols(other)):
                 self.values[name] = other
                 return other
-        self.equalities.append((first, second))
+        difference = self._without_common_factors(_combine(first, second, -1))
+        solved = solve(difference)
+        if solved is not None:
+            name, value = solved
+            self.values[name] = value
+            return self.resolve(first)
+        if (first, second) not in self.equalities:
+            self.equalities.append((first, second))
         return first
+
+    def _without_common_factors(self, difference: Size) -> Size:
+        """A size that is zero where ``difference`` is: symbols common to all its terms, not zero here, divided out."""
+        while isinstance(difference, SizeExpr):
+            common = [
+                atom
+                for atom in difference.terms[0][0]
+                if isinstance(atom, Symbol)
+                and self.hints.get(atom)
+                and all(atom in monomial for monomial, _ in difference.terms)
+            ]
+            if not common:
+                break
+            difference = floor_divide(difference, SizeExpr((((common[0],), 1),)))
+        return difference
 
     def pin(self, size: Size, reason: str) -> int:
         """Make a size static, with the reason that ``explain`` prints."""
