@@ -33,6 +33,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MANY_TRACES = 8
 
 
+_REMEMBERED_CALLS = 256
+
+
 class RetraceWarning(UserWarning):
     """A jitted function is traced again and again; the message says what changes."""
 
@@ -84,6 +87,10 @@ class Specialization:
             if self.traced.graph.bind([*shapes, *self._captured_shapes()]) is None:
                 return self._explain_shapes(shapes)
             self._last_shapes = shapes
+        return self.unchanged()
+
+    def unchanged(self) -> str | None:
+        """What changed outside the arguments since the trace, or None."""
         for guard in self.guards:
             if not guard.holds():
                 return guard.explain()
@@ -172,6 +179,7 @@ class Jitted:
         self._counts = dict.fromkeys(("traces", "compiles", "cache_hits", "calls", "kernels"), 0)
         self._reasons: list[str] = []
         self._latest: Specialization | None = None
+        self._served: dict[tuple[Any, ...], Specialization] = {}
         self._lock = threading.RLock()
         if self._static:
             names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
@@ -186,7 +194,7 @@ class Jitted:
         if tape.local.trace is not None:
             # Inside another trace it is part of that program.
             return self._function(*args, **kwargs)
-        leaves, specialization = self._specialize(args, kwargs)
+        leaves, specialization = self._quick(args, kwargs) or self._specialize(args, kwargs)
         program = specialization.program
         outputs = program.run(specialization.inputs(leaves))
         self._counts["calls"] += 1
@@ -217,6 +225,30 @@ class Jitted:
         """
         leaves, structure = pytree.flatten((args, {}))
         return sequences.scan(self, leaves, structure)
+
+    def _quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Specialization] | None:
+        """The specialization that served the last call with arrays of these shapes and dtypes, if it still does."""
+        if kwargs or self._static:
+            return None
+        key: list[Any] = []
+        for value in args:
+            kind = type(value)
+            if kind is Tensor:
+                entry = value._entry
+                key += (entry.shape, entry.dtype, value._weak)
+            elif kind is np.ndarray:
+                key += (value.shape, value.dtype)
+            else:
+                return None
+        quick = tuple(key)
+        found = self._served.get(quick)
+        if found is not None and found.unchanged() is None:
+            return args, found
+        leaves, found = self._specialize(args, kwargs)
+        if len(self._served) >= _REMEMBERED_CALLS:
+            self._served.clear()
+        self._served[quick] = found
+        return leaves, found
 
     # Specializing -------------------------------------------------------------------------------------------
 
