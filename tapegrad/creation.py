@@ -19,6 +19,7 @@ from tapegrad.errors import OptionError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64, shape_text
+from tapegrad.ranges import at_least, lowest
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, record_full, result_dtype
 from tapegrad.tensor import Tensor
 
@@ -288,12 +289,7 @@ def _steps(begin: Size, end: Size, stride: Size) -> Size:
     if isinstance(stride, int) and stride < 0:
         span, width = begin - end, -stride
     count = sizes.floor_divide(span + width - 1, width)
-    return count if _never_negative(span) else sizes.maximum(count, 0)
-
-
-def _never_negative(size: Size) -> bool:
-    """Whether a size is 0 or more whatever its symbols are."""
-    return size >= 0 if isinstance(size, int) else all(coefficient >= 0 for _, coefficient in size.terms)
+    return at_least(count, 0) if lowest(span) < 0 else count
 
 
 def linspace(start: TensorLike, stop: TensorLike, num: int = 50, endpoint: bool = True, dtype: Any = None) -> Tensor:

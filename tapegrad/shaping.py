@@ -19,6 +19,7 @@ from tapegrad.errors import AxisError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, shape_text
+from tapegrad.ranges import at_least, bound, lowest
 from tapegrad.recording import TensorLike, as_tensor, promote, record, record_full, record_number, result_dtype
 from tapegrad.tensor import Tensor
 
@@ -616,24 +617,19 @@ def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0
             raise ShapeError(f"split: axis {axis} of shape {shape_text(shape)} has no {count} equal parts")
         cuts: list[Size] = [part * number for number in range(count)] + [length]
     else:
-        cuts = [0, *(_cut(index, length) for index in indices_or_sections), length]
-        if any(isinstance(b - a, int) and int(b - a) < 0 for a, b in itertools.pairwise(cuts)):
+        given = [bound(index, length) for index in indices_or_sections]
+        if any(lowest(first - second) > 0 for first, second in itertools.pairwise(given)):
             raise ShapeError(f"split: the indices {list(indices_or_sections)} fall; give them in order")
-    parts = []
+        # Sizes whose order is only known when the program runs make no part negative.
+        rising = itertools.accumulate(given, lambda first, second: first + at_least(second - first, 0))
+        cuts = [0, *rising, length]
+    parts: list[Tensor] = []
     for first, last in itertools.pairwise(cuts):
         start: list[Size] = [0] * x.ndim
         stop = list(shape)
         start[axis], stop[axis] = first, last
         parts.append(record("slice", (x,), start=tuple(start), stop=tuple(stop), step=(1,) * x.ndim))
     return parts
-
-
-def _cut(index: Any, length: Size) -> Size:
-    """An index before which to cut, within the axis."""
-    size = as_size(index)
-    if isinstance(size, int) and size < 0:
-        size = sizes.maximum(length + size, 0)
-    return size + length - sizes.maximum(size, length)
 
 
 def _triangle(x: TensorLike, k: int, operation: str, lower: bool) -> Tensor:
