@@ -7,9 +7,11 @@ addresses of the same arrays, sizes of the same shapes - is written into the blo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Outputs of up to so many bytes are computed in the frame and copied out, which is cheaper than a new address.
 SMALL_OUTPUT = 2048
+
+#: A scan is cut into native calls of about so many seconds, between which Ctrl-C works.
+NATIVE_SECONDS = 0.1
 
 _SCALARS: dict[str, Any] = {
     "float32": ctypes.c_float,
@@ -86,6 +91,7 @@ class Frame:
         self._block = (ctypes.c_int64 * layout.words)()
         self._argument = ctypes.addressof(self._block)
         self._entry = program.code.entry
+        self._repeat_native = program.code.repeat
         self._address: Callable[[Any], int] = program.device.address
         self._scalars = (ctypes.c_int64 * max(len(self._words), 1))()
         self._scalar_cells = [
@@ -96,8 +102,12 @@ class Frame:
         self._first_cell = layout.inputs[min(self._cells)] if self._cells else -1
         self._arrays: list[np.ndarray | None] = [None] * len(self._words)
         self._shapes: list[tuple[int, ...] | None] = [None] * len(self._words)
+        self._in_frame: set[int] = set()
         self._copied_back: list[tuple[np.ndarray, np.ndarray]] = []
-        self._small: list[np.ndarray | None] = [None] * len(layout.outputs)
+        # Outputs kept in the frame and copied out, and outputs that are new arrays in each call.
+        self._small: list[tuple[int, np.ndarray]] = []
+        self._large: list[tuple[int, int, tuple[int, ...], np.dtype]] = []
+        self._kernel_count = program.kernel_count
         self._arena: np.ndarray | None = None
         self._changed = True
         self._counts = counters.of_this_thread()
@@ -125,14 +135,17 @@ class Frame:
             self._shapes[number] = array.shape
             self._changed = True
         self._arrays[number] = array
+        self._in_frame.discard(number)
         self._block[self._words[number]] = self._address(array)
 
     def set_scalar(self, number: int, value: Number) -> None:
         """Give the 0-d input ``number`` a Python number, kept in the frame."""
-        if self._shapes[number] != () or self._arrays[number] is not None:
+        if number not in self._in_frame:
+            self._in_frame.add(number)
             self._arrays[number] = None
-            self._shapes[number] = ()
-            self._changed = True
+            if self._shapes[number] != ():
+                self._shapes[number] = ()
+                self._changed = True
             self._block[self._words[number]] = ctypes.addressof(self._scalars) + 8 * number
         self._scalar_cells[number].value = value
 
@@ -151,59 +164,117 @@ class Frame:
         """
         if self._changed:
             self._bind()
-        results = self._place_outputs(outputs)
-        self._run(lambda: self._entry(self._argument))
+        block, arrays = self._block, self._arrays
+        results: list[Any] = [None] * len(self._layout.outputs)
+        for number, cell in self._written.items():
+            results[number] = arrays[cell]
+        for number, word, shape, dtype in self._large:
+            results[number] = array = np.empty(shape, dtype)
+            block[word] = self._address(array)
+        if outputs is not None:
+            self._redirect(outputs, results)
+        self._run(self._entry, self._argument)
         counts = self._counts
         counts["calls"] += 1
-        counts["kernels"] += self._program.kernel_count
-        for number, small in enumerate(self._small):
-            if small is not None and results[number] is small:
+        counts["kernels"] += self._kernel_count
+        for number, small in self._small:
+            if results[number] is None:
                 results[number] = small.copy()
-        self._copy_back(results)
+        if self._copied_back:
+            self._copy_back(results)
         return results
 
-    def _run(self, native: Callable[[], int]) -> None:
+    def scan(self, inputs: Sequence[np.ndarray], scanned: Collection[int], steps: int) -> list[np.ndarray]:
+        """Run many steps in few native calls; see `Program.scan`."""
+        moves: list[tuple[int, int]] = []
+        for number, array in enumerate(inputs):
+            if number in scanned:
+                moves.append((self._words[number], self._set_scanned(number, array, steps)))
+            else:
+                self.set_input(number, array)
+        if self._changed:
+            self._bind()
+        assert self.binding is not None
+        results: list[np.ndarray] = []
+        for number, word in enumerate(self._layout.outputs):
+            cell = self._written.get(number)
+            if cell is not None:
+                results.append(cast(np.ndarray, self._arrays[cell]))
+                continue
+            dtype = self._program.output_dtypes[number]
+            stacked = np.empty((steps, *self.binding.output_shapes[number]), dtype)
+            self._block[word] = self._address(stacked)
+            moves.append((word, stacked.strides[0]))
+            results.append(stacked)
+        # The block's words have moved on, or are about to: the next call writes them anew.
+        self._changed = True
+        self._repeat(moves, steps)
+        counts = self._counts
+        counts["calls"] += 1
+        counts["kernels"] += steps * self._program.kernel_count
+        self._copy_back(results)
+        for number in scanned:
+            self._arrays[number] = None
+        return results
+
+    def _set_scanned(self, number: int, array: np.ndarray, steps: int) -> int:
+        """Point input ``number`` at the first of its slices; the bytes from one slice to the next."""
+        array = at_the_door(array, self._dtypes[number])
+        if number in self._cells:
+            raise InPlaceError(f"input {number} is updated in place and cannot be scanned over")
+        if array.ndim == 0 or array.shape[0] != steps:
+            raise ShapeError(f"scan: input {number} has shape {shape_text(array.shape)} and needs {steps} slices")
+        if array.shape[1:] != self._shapes[number]:
+            self._shapes[number] = array.shape[1:]
+            self._changed = True
+        self._arrays[number] = array
+        self._in_frame.discard(number)
+        self._block[self._words[number]] = self._address(array)
+        return array.strides[0] if steps > 1 else 0
+
+    def _repeat(self, moves: Sequence[tuple[int, int]], steps: int) -> None:
+        """Native calls of about `NATIVE_SECONDS` each; how the steps are cut changes no bits."""
+        table = (ctypes.c_int64 * max(2 * len(moves), 1))(*[word for move in moves for word in move])
+        # No steps: whatever must be loaded first is loaded outside the clock.
+        self._repeat_native(self._argument, 0, ctypes.addressof(table), 0)
+        done, chunk = 0, 1
+        while done < steps:
+            chunk = min(chunk, steps - done)
+            start = time.perf_counter()
+            self._run(self._repeat_native, self._argument, chunk, ctypes.addressof(table), len(moves))
+            seconds = time.perf_counter() - start
+            done += chunk
+            # Small pieces first, which say how long a step takes; a slow step keeps them small.
+            chunk = max(1, min(4 * chunk, int(NATIVE_SECONDS * chunk / max(seconds, 1e-9))))
+
+    def _run(self, native: Callable[..., int], *arguments: int) -> None:
         """One native call, alone with the cells it writes; a failed check is raised."""
-        cell = self._block[self._first_cell] if self._first_cell >= 0 else 0
-        if cell:
+        self._counts["native_calls"] += 1
+        if self._first_cell < 0:
+            status = native(*arguments)
+        else:
+            cell = self._block[self._first_cell]
             if cell in _being_written:
                 raise InPlaceError(
                     f"{self._program.name}: another thread is in the middle of updating the same parameters; "
                     "let one thread at a time train a model, or give each thread a copy"
                 )
             _being_written.add(cell)
-        try:
-            status = native()
-        finally:
-            _being_written.discard(cell)
-        self._counts["native_calls"] += 1
+            try:
+                status = native(*arguments)
+            finally:
+                _being_written.discard(cell)
         if status:
-            self._copied_back.clear()
-            self._arrays = [None] * len(self._arrays)
             raise self._program.failure(status)
 
-    def _place_outputs(self, outputs: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
-        """The array of every output, its address in the block."""
-        assert self.binding is not None
-        results: list[np.ndarray] = []
-        for number, word in enumerate(self._layout.outputs):
-            cell = self._written.get(number)
-            given = outputs[number] if outputs is not None else None
-            if cell is not None:
-                array = self._arrays[cell]
-                assert array is not None
-            elif given is not None:
-                array = self._checked_output(number, given)
-                self._block[word] = self._address(array)
-            elif (small := self._small[number]) is not None:
-                array = small
-                if outputs is not None:
-                    self._block[word] = self._address(small)
-            else:
-                array = np.empty(self.binding.output_shapes[number], self._program.output_dtypes[number])
-                self._block[word] = self._address(array)
-            results.append(array)
-        return results
+    def _redirect(self, outputs: Sequence[np.ndarray | None], results: list[Any]) -> None:
+        """Let outputs go where the caller wants them."""
+        for number, given in enumerate(outputs):
+            if given is not None and number not in self._written:
+                results[number] = array = self._checked_output(number, given)
+                self._block[self._layout.outputs[number]] = self._address(array)
+                # The next call finds the frame's own outputs again.
+                self._changed = True
 
     def _checked_output(self, number: int, array: np.ndarray) -> np.ndarray:
         assert self.binding is not None
@@ -246,11 +317,16 @@ class Frame:
         base = self._address(self._arena)
         for word, offset in zip(self._program.arena_words, binding.plan.offsets, strict=True):
             block[word] = base + offset
-        for number, shape in enumerate(binding.output_shapes):
-            dtype = self._program.output_dtypes[number]
-            small = number not in self._written and int(np.prod(shape)) * dtype.itemsize <= SMALL_OUTPUT
-            self._small[number] = array = np.empty(shape, dtype) if small else None
-            if array is not None:
-                block[layout.outputs[number]] = self._address(array)
+        self._small, self._large = [], []
+        for number, (shape, dtype) in enumerate(zip(binding.output_shapes, self._program.output_dtypes, strict=True)):
+            word = layout.outputs[number]
+            if number in self._written:
+                continue
+            if math.prod(shape) * dtype.itemsize > SMALL_OUTPUT:
+                self._large.append((number, word, shape, dtype))
+                continue
+            array = np.empty(shape, dtype)
+            self._small.append((number, array))
+            block[word] = self._address(array)
         self.binding = binding
         self._changed = False

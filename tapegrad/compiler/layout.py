@@ -1,8 +1,8 @@
 """The argument block of a program: which word holds which address or size, and which kernels are compiled together.
 
 A program takes one block of int64 words: the address of every buffer, then every size that its kernels use, then the
-addresses of library functions, then the addresses of separately compiled pieces and of the block itself. A layout is all
-that running needs beside the machine code; it is stored with it as JSON.
+addresses of library functions, then the addresses of separately compiled pieces and of the block itself. A layout is
+all that running needs beside the machine code; it is stored with it as JSON.
 """
 
 from __future__ import annotations

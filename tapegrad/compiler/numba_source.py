@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.compiler.layout import SUFFIXES, Layout, kernel_buffers, library_functions, symbolic_sizes
+from tapegrad.compiler.layout import (
+    SUFFIXES,
+    Layout,
+    kernel_buffers,
+    library_functions,
+    make_layout,
+    symbolic_sizes,
+    walk,
+)
 from tapegrad.errors import GraphError
 from tapegrad.ir.graph import type_string
 from tapegrad.ir.kernel import (
@@ -506,8 +514,6 @@ def kernel_source(kernel: Kernel) -> str:
 
     The words of the block are those the kernel has when it is compiled alone.
     """
-    from tapegrad.compiler.layout import make_layout
-
     schedule = alone(kernel)
     layout, words = make_layout(schedule)
     printer = Printer(layout, words, choose_names(layout))
@@ -522,4 +528,8 @@ def alone(kernel: Kernel) -> Schedule:
 
 
 def _check_messages(kernel: Kernel) -> tuple[str, ...]:
-    return tuple(node.params["message"] for node in kernel.graph.nodes() if node.primitive == "checked")
+    """Messages by status; statuses of the program's other checks are never left with."""
+    codes = [item.code for item in walk(kernel.body) if isinstance(item, Check)]
+    messages = [node.params["message"] for node in kernel.graph.nodes() if node.primitive == "checked"]
+    known = dict(zip(dict.fromkeys(codes), messages, strict=False))
+    return tuple(known.get(code, f"{kernel.name}: check {code} failed") for code in range(1, max(codes, default=0) + 1))

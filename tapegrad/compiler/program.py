@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -131,13 +131,44 @@ class Program:
             Where the inputs do not fit the graph.
         """
         frame = self.take_frame()
-        if len(inputs) != len(self.layout.inputs):
-            raise GraphError(f"{self.name} takes {len(self.layout.inputs)} inputs, not {len(inputs)}")
+        self._require_inputs(inputs)
         for number, array in enumerate(inputs):
             frame.set_input(number, array)
         results = frame.call(outputs)
         self.give_frame(frame)
         return results
+
+    def scan(self, inputs: Sequence[np.ndarray], scanned: Collection[int], steps: int) -> list[np.ndarray]:
+        """Run ``steps`` times in one native call, or a few where that would take longer than a blink.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray
+            As for `run`; those whose number is in ``scanned`` have a leading axis of size ``steps``.
+        scanned : collection of int
+            The inputs that each step takes one slice of.
+        steps : int
+
+        Returns
+        -------
+        list of ndarray
+            The outputs of all steps, stacked along a leading axis; for outputs that overwrite an input, the input's
+            array after the last step. The bits are those of ``steps`` single runs.
+
+        Raises
+        ------
+        BoundsError, ValueCheckError
+            Where a check of a step fails; the steps before it have updated the inputs.
+        """
+        frame = self.take_frame()
+        self._require_inputs(inputs)
+        results = frame.scan(inputs, frozenset(scanned), steps)
+        self.give_frame(frame)
+        return results
+
+    def _require_inputs(self, inputs: Sequence[np.ndarray]) -> None:
+        if len(inputs) != len(self.layout.inputs):
+            raise GraphError(f"{self.name} takes {len(self.layout.inputs)} inputs, not {len(inputs)}")
 
     def take_frame(self) -> Frame:
         """A frame for one call on this thread; hand it back with `give_frame`, or drop it."""

@@ -22,9 +22,9 @@ class Counters:
     cache_hits : int
         Programs loaded from the disk cache instead.
     calls : int
-        Runs of compiled programs; a scan of 100 steps counts 100.
+        Calls of compiled programs; a scan is one.
     kernels : int
-        Kernels in those runs.
+        Kernels that those calls ran; a scan runs them once a step.
     native_calls : int
         Calls from Python into compiled code.
     door_copies : int

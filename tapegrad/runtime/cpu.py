@@ -130,13 +130,23 @@ class NativeCode:
         if not all(self.addresses.values()):
             raise GraphError(f"machine code without its symbols: {self.addresses}")
         self._engine = engine
-        self.entry: Callable[[Any], int] = _prototype()(self.addresses[next(iter(self.addresses))])
+        self._first = self.addresses[code[0].function]
+        self.entry: Callable[[Any], int] = _PROGRAM(self._first)
+
+    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
+        """Run the first function several times in one native call, moving the block's words after each."""
+        status: int = _repeat_program()(self._first, block, steps, moves, count)
+        return status
+
+
+# ctypes releases the interpreter's lock during calls of these.
+_PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+_REPEAT = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)
 
 
 @cache
-def _prototype() -> Any:
-    # ctypes releases the interpreter's lock during the call.
-    return ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+def _repeat_program() -> Any:
+    return _REPEAT(_library_code("repeat_program").addresses["repeat_program"])
 
 
 class PythonCode:
@@ -158,6 +168,18 @@ class PythonCode:
                     return status
         return 0
 
+    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
+        """Run the pieces several times, moving the block's words after each."""
+        words = ctypes.cast(block, ctypes.POINTER(ctypes.c_int64))
+        table = ctypes.cast(moves, ctypes.POINTER(ctypes.c_int64))
+        for _ in range(steps):
+            status = self._run(block)
+            if status:
+                return status
+            for row in range(count):
+                words[table[2 * row]] += table[2 * row + 1]
+        return 0
+
 
 @cache
 def _library_code(function: str) -> NativeCode:
@@ -176,10 +198,6 @@ def _library_code(function: str) -> NativeCode:
     code = (MachineCode(compiled.name, compiled.symbol, compiled.code),)
     cached.store(key, {"name": function}, "", code)
     return NativeCode(code)
-
-
-def _library_address(function: str) -> int:
-    return _library_code(function).addresses[function]
 
 
 class CPU:
@@ -208,7 +226,7 @@ class CPU:
 
     def library(self, function: str) -> int:
         """The entry of a library function; it is compiled once and then lies in the disk cache, too."""
-        return 0 if runs_as_python() else entries.entry(function, _library_address(function))
+        return 0 if runs_as_python() else entries.entry(function, _library_code(function).addresses[function])
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array at a 64-byte boundary."""

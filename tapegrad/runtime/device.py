@@ -26,6 +26,14 @@ class LoadedCode(Protocol):
     #: Runs the entry function on the block at an address and returns its status.
     entry: Callable[[Any], int]
 
+    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
+        """Run the entry function several times in one native call and return the first status that is not 0.
+
+        After each step, every one of the ``count`` pairs of words (word of the block, increment) at the address
+        ``moves`` is added to the block.
+        """
+        ...
+
 
 class Device(Protocol):
     """A place where arrays lie and programs run.
