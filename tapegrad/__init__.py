@@ -16,10 +16,11 @@ from tapegrad._checkout import require_mapped_packages
 
 require_mapped_packages(__name__, __path__)
 
-from tapegrad import errors, execution  # noqa: E402
+from tapegrad import errors, execution, indexing, random  # noqa: E402
 from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
 from tapegrad.jit import Jitted, Stats, explain, jit, stats, trace  # noqa: E402
+from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
 from tapegrad.tensor import Dim, Tensor  # noqa: E402
 
