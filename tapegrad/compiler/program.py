@@ -105,9 +105,7 @@ class Program:
 
     # --- running
 
-    def run(
-        self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None
-    ) -> list[np.ndarray]:
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
         """Run once.
 
         Parameters
@@ -298,9 +296,7 @@ def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.D
         schedule = make_schedule()
         return _compiled(graph, schedule, key, name, device)
     layout, code = found
-    return Program(
-        graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=make_schedule
-    )
+    return Program(graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=make_schedule)
 
 
 def compile_schedule(
@@ -366,14 +362,10 @@ def _compiled(graph: Graph, schedule: Schedule, key: str, name: str, device: Dev
     with suppress(OSError):
         cache.store(key, {"name": name, "layout": layout.to_json()}, source, machine_code)
     code = _loaded[key] = device.load(machine_code)
-    return Program(
-        graph, layout, code, name=name, device=device, compiled_now=True, make_schedule=lambda: schedule
-    )
+    return Program(graph, layout, code, name=name, device=device, compiled_now=True, make_schedule=lambda: schedule)
 
 
 def _as_python(graph: Graph, schedule: Schedule, name: str, device: Device) -> Program:
     layout, words = make_layout(schedule)
     code = cpu.PythonCode(program_source(schedule, layout, words, name), name, piece_names(layout))
-    return Program(
-        graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=lambda: schedule
-    )
+    return Program(graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=lambda: schedule)

@@ -291,7 +291,9 @@ def random_program() -> Schedule:
     state_in, x_in = trees.buffer("state", (2,), "input", I64), trees.buffer("x", (trees.N,), "input")
     u, p = trees.buffer("u", (trees.N,), "output"), trees.buffer("p", (trees.N,), "output", I64)
     seed, draw = Load(state_in, index(0)), Load(state_in, index(1))
-    value = apply("add", RandomUniform(variable("seed"), variable("draw"), variable("i"), F32), Load(x_in, variable("i")))
+    value = apply(
+        "add", RandomUniform(variable("seed"), variable("draw"), variable("i"), F32), Load(x_in, variable("i"))
+    )
     body = (
         Let("seed", seed),
         Let("draw", draw),

@@ -289,7 +289,11 @@ def panel_product(inner: int = 6, columns: int = 5) -> Schedule:
     b = builder.input((columns,), F32, "b")
     product = builder.emit("matmul", x, w, transpose_a=False, transpose_b=False)
     y = builder.elementwise("maximum", product + b, 0)
-    x_in, w_in, b_in = buffer("x", (N, inner), "input"), buffer("w", (inner, columns), "input"), buffer("b", (5,), "input")
+    x_in, w_in, b_in = (
+        buffer("x", (N, inner), "input"),
+        buffer("w", (inner, columns), "input"),
+        buffer("b", (5,), "input"),
+    )
     panel, target = buffer("panel", (4, columns), "scratch"), buffer("y", (N, columns), "output")
     first = variable("first")
     rest = apply("subtract", size(N), first)
@@ -297,7 +301,9 @@ def panel_product(inner: int = 6, columns: int = 5) -> Schedule:
     zero, one = index(0), index(1)
     row = apply("add", first, variable("i"))
     place = apply("add", apply("multiply", row, index(columns)), variable("j"))
-    finished = apply("maximum", apply("add", Load(panel, flat("i", columns, "j")), Load(b_in, variable("j"))), number(0))
+    finished = apply(
+        "maximum", apply("add", Load(panel, flat("i", columns, "j")), Load(b_in, variable("j"))), number(0)
+    )
     body = Loop(
         "first",
         size(N),

@@ -148,9 +148,7 @@ def test_a_truncated_program_is_compiled_again(empty_cache: Path, monkeypatch: p
     assert compile_chain() == (0, 1)
 
 
-def test_object_code_without_its_symbol_is_compiled_again(
-    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_object_code_without_its_symbol_is_compiled_again(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_chain()
     (listed,) = cache.cache_entries()
     entry = cache.load(listed.key)
