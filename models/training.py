@@ -1,0 +1,412 @@
+"""Training: `fit` runs a compiled step over batches, with progress, validation and early stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tapegrad.errors import OptionError, ShapeError
+from tapegrad.jit import Jitted, jit
+from tapegrad.kernels.cpu import philox
+from tapegrad.models.data.dataset import Dataset
+from tapegrad.models.data.loader import DataLoader
+from tapegrad.models.losses import binary_cross_entropy_with_logits
+from tapegrad.models.module import Module
+from tapegrad.models.optimizers import Optimizer
+from tapegrad.models.schedules import Schedule
+from tapegrad.primitives import FLOAT32
+from tapegrad.tensor import Tensor
+
+Array = NDArray[Any]
+Loss = Callable[[Tensor, Tensor], Tensor]
+Pair = tuple[ArrayLike, ArrayLike]
+
+#: Rows gathered for one native call of many steps: few enough that they are still in the cache when they are read.
+GATHERED_BYTES = 1 << 20
+#: Steps in one native call, so that Ctrl-C and the progress bar keep working.
+STEPS_A_CALL = 1000
+#: Rows that are predicted at once.
+PREDICTED_ROWS = 1024
+
+
+@dataclass
+class History:
+    """What a training did.
+
+    Attributes
+    ----------
+    losses : list of float
+        The mean training loss of each epoch.
+    step_losses : list of float
+        The loss of each step.
+    validation_losses, validation_accuracies : list of float
+        Of each epoch, where there were validation data; accuracies only for integer labels.
+    best_epoch : int or None
+        The epoch of the lowest validation loss, counted from 0.
+    stopped_early : bool
+    seconds : float
+        Time spent in training steps, without compiling and validating.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    step_losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    validation_accuracies: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+    stopped_early: bool = False
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+        return len(self.step_losses)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps for each second spent in them."""
+        return self.steps / self.seconds if self.seconds else 0.0
+
+
+def fit(
+    model: Module,
+    data: Pair | Dataset | DataLoader,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int = 10,
+    batch_size: int = 64,
+    *,
+    validation: Pair | None = None,
+    early_stopping: int | None = None,
+    schedule: Schedule | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    step: Jitted | None = None,
+) -> History:
+    """Train a model with a compiled step.
+
+    Forward pass, gradient and update of a step are one program, and many steps are one native call.
+
+    Parameters
+    ----------
+    model : Module
+        Called on a batch of examples; trained in place, and left in the mode that it was in.
+    data : (x, y), Dataset or DataLoader
+        Arrays that share their first axis, cast once; of a Dataset the rows to train on. A DataLoader brings its own
+        batch size, order and seed.
+    loss : callable
+        ``loss(prediction, target)``, a scalar.
+    optimizer : Optimizer
+    epochs, batch_size : int
+        The last batch of an epoch may be shorter.
+    validation : (x, y), optional
+        Evaluated after each epoch.
+    early_stopping : int, optional
+        Stop after so many epochs without a lower validation loss, and give the model the weights of the best one.
+    schedule : Schedule, optional
+        Moves on by one each step.
+    shuffle : bool
+        Whether each epoch has a new order.
+    seed : int
+        Seed of the orders.
+    progress : bool
+        Whether to show a progress bar where there is a terminal.
+    step : Jitted, optional
+        From `training_step` over the same model, loss and optimizer (``scheduled`` where there is a schedule), to look
+        at afterwards.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    OptionError
+        Where ``early_stopping`` comes without validation data, or a number is less than 1.
+    ShapeError
+        Where there are no rows, or arrays do not fit.
+
+    Examples
+    --------
+    >>> from tapegrad.models import MLP, Adam, cross_entropy, fit
+    >>> from tapegrad.models.data import digits
+    >>> data, model = digits(), MLP(64, [32], 10)
+    >>> history = fit(model, data, cross_entropy, Adam(model.parameters()), epochs=2, progress=False)
+    >>> history.steps, history.losses[1] < history.losses[0]
+    (46, True)
+    """
+    if epochs < 1:
+        raise OptionError(f"fit: epochs must be at least 1, but is {epochs}")
+    if early_stopping is not None and (early_stopping < 1 or validation is None):
+        raise OptionError("fit: early_stopping is a number of epochs, at least 1, and needs validation data")
+    dtype = model._parameter_dtype() or FLOAT32
+    loader = _loader(data, batch_size, shuffle, seed, dtype)
+    if not len(loader):
+        raise ShapeError("fit: there are no rows to train on" if not loader.rows else "fit: there is no whole batch")
+    held_out = _cast(*validation, dtype) if validation is not None else None
+    history, modes = History(), [(module, module.training) for module in model.modules()]
+    if step is None:
+        step = training_step(model, loss, optimizer, schedule is not None)
+    evaluation = _evaluation_step(model, loss)
+    best: dict[str, np.ndarray] | None = None
+    try:
+        with _bar(epochs * len(loader), progress) as advance:
+            for epoch in range(epochs):
+                model.train()
+                history.losses.append(_epoch(step, loader, schedule, history, advance))
+                if held_out is None:
+                    continue
+                model.eval()
+                _validate(evaluation, loss, held_out, history)
+                if history.best_epoch is None or history.validation_losses[-1] < min(history.validation_losses[:-1]):
+                    history.best_epoch = epoch
+                    best = model.state_dict() if early_stopping is not None else None
+                if early_stopping is not None and epoch - history.best_epoch >= early_stopping:
+                    history.stopped_early = True
+                    break
+    finally:
+        for module, training in modes:
+            module.training = training
+    if best is not None:
+        model.load_state_dict(best)
+    return history
+
+
+def predict(model: Module, x: ArrayLike) -> Array:
+    """The predictions of a model in evaluation mode, by a compiled program, some rows at a time.
+
+    Parameters
+    ----------
+    model : Module
+        Left in the mode that it was in.
+    x : array_like
+        Examples along the first axis.
+
+    Returns
+    -------
+    ndarray
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad.models import MLP, predict
+    >>> predict(MLP(2, [3], 1), np.zeros((5, 2))).shape
+    (5, 1)
+    """
+    rows = np.asarray(x, model._parameter_dtype() or FLOAT32)
+    modes = [(module, module.training) for module in model.modules()]
+    forward = jit(lambda batch: model(batch))
+    try:
+        model.eval()
+        parts = [np.asarray(forward(rows[start : start + PREDICTED_ROWS])) for start in _starts(len(rows))]
+    finally:
+        for module, training in modes:
+            module.training = training
+    return np.concatenate(parts)
+
+
+def accuracy(prediction: ArrayLike | Tensor, labels: ArrayLike | Tensor, threshold: float = 0.5) -> float:
+    """The part of the predictions that name the right class.
+
+    Parameters
+    ----------
+    prediction : array_like
+        Scores of shape ``(n, classes)``, whose largest counts; or one number an example, shape ``(n,)`` or ``(n, 1)``,
+        that stands for class 1 where it is above ``threshold``.
+    labels : array_like of int, shape (n,)
+    threshold : float
+        0.5 for probabilities, 0 for logits.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError
+        Where the shapes do not fit or there are no examples.
+
+    Examples
+    --------
+    >>> from tapegrad.models import accuracy
+    >>> accuracy([[0.1, 0.9], [0.8, 0.2]], [1, 1]), accuracy([0.9, 0.2], [1, 0])
+    (0.5, 1.0)
+    """
+    scores, wanted = np.asarray(prediction), np.asarray(labels)
+    if scores.ndim == wanted.ndim + 1 and scores.shape[-1] > 1:
+        named = scores.argmax(-1)
+    elif scores.size == wanted.size:
+        named = (scores > threshold).reshape(wanted.shape)
+    else:
+        named = scores
+    if named.shape != wanted.shape or not wanted.size:
+        raise ShapeError(f"accuracy: predictions of shape {scores.shape} do not fit labels of shape {wanted.shape}")
+    return float(np.mean(named == wanted))
+
+
+# The steps ------------------------------------------------------------------------------------------------------
+
+
+def training_step(model: Module, loss: Loss, optimizer: Optimizer, scheduled: bool = False) -> Jitted:
+    """The step that `fit` runs, as one program: forward, backward, update.
+
+    Parameters
+    ----------
+    model : Module
+    loss : callable
+        ``loss(prediction, target)``, a scalar.
+    optimizer : Optimizer
+    scheduled : bool
+        Whether the step has a third argument, the learning rate, float64.
+
+    Returns
+    -------
+    Jitted
+        ``step(x, y)`` gives the loss; look at it with `tapegrad.explain`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad.models import MLP, SGD, mse_loss, training_step
+    >>> model = MLP(1, [], 1)
+    >>> step = training_step(model, mse_loss, SGD(model.parameters(), lr=0.1))
+    >>> x = np.ones((2, 1), "float32")
+    >>> bool(step(x, x).item() > step(x, x).item())
+    True
+    """
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        value = loss(model(x), y)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        return value
+
+    def scheduled_step(x: Tensor, y: Tensor, lr: Tensor) -> Tensor:
+        optimizer.lr = lr
+        return step(x, y)
+
+    return jit(scheduled_step if scheduled else step)
+
+
+def _evaluation_step(model: Module, loss: Loss) -> Jitted:
+    def evaluation_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        prediction = model(x)
+        return loss(prediction, y), prediction
+
+    return jit(evaluation_step)
+
+
+def _epoch(
+    step: Jitted, loader: DataLoader, schedule: Schedule | None, history: History, advance: Callable[[int, float], None]
+) -> float:
+    """Train on every batch once; the mean loss."""
+    total = 0.0
+    for arrays in _stacked_batches(loader):
+        steps, rows = arrays[0].shape[:2]
+        if schedule is not None:
+            arrays = (*arrays, schedule.values(steps, schedule.last_step))
+        if not step.stats().traces:
+            # Compiles, so that the clock below measures training alone.
+            step.program(*[array[0] for array in arrays])
+        start = time.perf_counter()
+        losses = np.asarray(step.scan(*arrays))
+        history.seconds += time.perf_counter() - start
+        if schedule is not None:
+            schedule.last_step += steps
+        history.step_losses.extend(losses.tolist())
+        total += float(losses.sum(dtype=np.float64)) * rows
+        advance(steps, float(losses[-1]))
+    if schedule is not None:
+        schedule.optimizer.lr = schedule.get_last_lr()
+    trained = loader.rows if not loader.drop_last else len(loader) * loader.batch_size
+    return total / trained
+
+
+def _stacked_batches(loader: DataLoader) -> Iterator[tuple[Array, ...]]:
+    """The batches of the loader's next epoch, as many stacked along a leading axis as go into one native call."""
+    epoch, loader.epoch = loader.epoch, loader.epoch + 1
+    order = philox.permutation(loader.seed, epoch, loader.rows) if loader.shuffle else np.arange(loader.rows)
+    size = loader.batch_size
+    whole = loader.rows // size
+    row_bytes = sum(array.nbytes // max(loader.rows, 1) for array in loader.arrays)
+    stacked = min(max(GATHERED_BYTES // max(row_bytes * size, 1), 1), STEPS_A_CALL)
+    for start in range(0, whole, stacked):
+        count = min(stacked, whole - start)
+        rows = order[start * size : (start + count) * size].reshape(count, size)
+        yield tuple(array[rows] for array in loader.arrays)
+    if loader.rows % size and not loader.drop_last:
+        yield tuple(array[order[None, whole * size :]] for array in loader.arrays)
+
+
+def _validate(evaluation: Jitted, loss: Loss, held_out: tuple[Array, Array], history: History) -> None:
+    """Append validation loss and accuracy."""
+    x, y = held_out
+    total, parts = 0.0, []
+    for start in _starts(len(x)):
+        batch = y[start : start + PREDICTED_ROWS]
+        value, prediction = evaluation(x[start : start + PREDICTED_ROWS], batch)
+        total += value.item() * len(batch)
+        parts.append(np.asarray(prediction))
+    history.validation_losses.append(total / len(x))
+    if y.dtype.kind in "iu":
+        threshold = 0.0 if loss is binary_cross_entropy_with_logits else 0.5
+        history.validation_accuracies.append(accuracy(np.concatenate(parts), y, threshold))
+
+
+def _starts(rows: int) -> range:
+    return range(0, max(rows, 1), PREDICTED_ROWS)
+
+
+# What goes in and what is shown -----------------------------------------------------------------------------------
+
+
+def _cast(x: ArrayLike, y: ArrayLike, dtype: np.dtype) -> tuple[Array, Array]:
+    """Examples in the dtype of the parameters; targets too, unless they are labels."""
+    examples, targets = np.asarray(x, dtype), np.asarray(y)
+    targets = targets.astype(dtype if targets.dtype.kind == "f" else np.int64, copy=False)
+    if not examples.ndim or not targets.ndim or len(examples) != len(targets) or not len(examples):
+        raise ShapeError(
+            f"fit: x of shape {examples.shape} and y of shape {targets.shape} must have equally many rows, at least one"
+        )
+    return examples, targets
+
+
+def _loader(
+    data: Pair | Dataset | DataLoader, batch_size: int, shuffle: bool, seed: int, dtype: np.dtype
+) -> DataLoader:
+    if isinstance(data, DataLoader):
+        return data
+    x, y = (data.train_x, data.train_y) if isinstance(data, Dataset) else data
+    return DataLoader(*_cast(x, y, dtype), batch_size=batch_size, shuffle=shuffle, seed=seed, dtype=dtype)
+
+
+class _bar:
+    """A progress bar over steps; gives a function that moves it."""
+
+    def __init__(self, steps: int, shown: bool) -> None:
+        self.steps, self.shown = steps, shown
+
+    def __enter__(self) -> Callable[[int, float], None]:
+        if not self.shown:
+            self.bar = None
+            return lambda steps, loss: None
+        from tqdm.auto import tqdm
+
+        # None: only where the output is a terminal.
+        bar = self.bar = tqdm(total=self.steps, unit="step", disable=None, leave=True)
+
+        def advance(steps: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update(steps)
+
+        return advance
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
