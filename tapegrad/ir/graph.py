@@ -337,6 +337,15 @@ class Graph:
         """A hash of everything a program depends on: no names, no lines."""
         return hashlib.sha256(print_graph(self, comments=False).encode()).hexdigest()
 
+    def formula(self, style: str = "text") -> str:
+        """The graph as formulas, in the style ``"text"`` or ``"latex"``; see `tapegrad.ir.formulas`."""
+        from tapegrad.ir.formulas import formula
+
+        return formula(self, style)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.formula('latex')}$"
+
     def __str__(self) -> str:
         return print_graph(self)
 
