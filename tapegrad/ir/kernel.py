@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from tapegrad.ir.graph import Graph, Number
+from tapegrad.ir.graph import Graph, Node, Number
 from tapegrad.ir.sizes import Size
 
 INT64 = np.dtype(np.int64)
@@ -263,7 +263,8 @@ class Kernel:
     reads, writes : tuple of Buffer
         In order of first use. A buffer updated in place is in both.
     graph : Graph
-        The meaning in primitives: its inputs are the values in ``reads``, its outputs those in ``writes``.
+        The meaning in primitives: its inputs are the values in ``reads``, its outputs those in ``writes``. Where a size is
+        bound by no read value, a 1-d bool input of that length follows these; only its shape counts.
     flops, bytes : Size
         Floating-point operations, and bytes read and written, of one run.
     """
@@ -293,6 +294,8 @@ class Schedule:
         into.
     checks : tuple of str
         The message of each check; a program that leaves with status ``i + 1`` failed check ``i``.
+    check_nodes : tuple of Node
+        The ``checked`` node of each check, to look up the user's line by.
     """
 
     graph: Graph
@@ -300,3 +303,4 @@ class Schedule:
     inputs: tuple[Buffer, ...]
     outputs: tuple[Buffer, ...]
     checks: tuple[str, ...] = field(default=())
+    check_nodes: tuple[Node, ...] = field(default=())

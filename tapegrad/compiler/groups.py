@@ -1,0 +1,265 @@
+"""Which computed values share a loop nest.
+
+A group is what one loop nest computes. Its *space* is the shape it loops over, without axes of size 1. A member has the
+whole space, or, in a nest of rows, the first ``rows`` axes of it: a value for each row. A reduction over exactly the
+axes after ``rows`` is complete before the row's next inner loop, so its readers may be members, too; every other
+reduction is complete after the nest.
+
+The rule of cost is short: what loops over the same elements in the same order shares its loops, up to a bound on
+members, with at most one matrix product, whose panel must be small. Groups are kept in an order in which each follows
+what it needs; joining two of them moves those between out of the way, within a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tapegrad.compiler.index_maps import core, core_axes
+from tapegrad.compiler.values import Values, loop_shape
+from tapegrad.ir import sizes
+from tapegrad.ir.graph import Node
+from tapegrad.ir.sizes import Shape, Size
+from tapegrad.primitives import Kind
+
+#: Members of one nest with loops, and of straight-line code on numbers without axes.
+LOOP_MEMBERS = 60
+SCALAR_MEMBERS = 300
+#: How far apart in the order two groups may lie that are joined.
+WINDOW = 128
+#: Readers of one value that are tried for joining.
+READERS = 16
+
+#: A panel of a product lies in the first-level cache, and its right operand in the second.
+PANEL_BYTES = 16 * 1024
+OPERAND_BYTES = 512 * 1024
+#: Rows of a panel come in multiples of the register tile's.
+TILE_ROWS = 6
+#: What a size that is known only at run time counts as in rules of cost.
+TYPICAL_SIZE = 128
+
+_LONE = frozenset({"cumsum", "scatter_add", "random_permutation", "checked", "concatenate"})
+
+
+@dataclass(eq=False)
+class Group:
+    """The values of one nest, in order.
+
+    ``rows`` is the number of outer axes that make up the row loop; 0 where no row loop is needed. A *lone* group has a
+    single member whose code is of its own kind.
+    """
+
+    members: list[Node]
+    space: Shape
+    rows: int
+    product: Node | None
+    lone: bool
+    slot: int = -1
+    needs: set[Node] = field(default_factory=set)
+
+
+def panel_rows(product: Node) -> int | None:
+    """Rows of a product that are filled at a time and finished by the code that follows; None where that costs more.
+
+    The panel must fit the first-level cache, and the right operand, which is streamed once a panel, the second.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad.ir.graph import Builder
+    >>> b, f32 = Builder(), np.dtype(np.float32)
+    >>> x, w = b.input((64, 784), f32), b.input((784, 128), f32)
+    >>> panel_rows(b.emit("matmul", x, w, transpose_a=False, transpose_b=False))
+    30
+    """
+    rows, columns = product.shape[-2:]
+    source = product.inputs[0]
+    inner = source.shape[-2 if product.params["transpose_a"] else -1]
+    if not isinstance(columns, int) or columns <= 1 or (isinstance(rows, int) and rows <= 1):
+        return None
+    itemsize = product.dtype.itemsize
+    fitting = PANEL_BYTES // (columns * itemsize)
+    if fitting < TILE_ROWS or typical(inner) * columns * itemsize >= OPERAND_BYTES:
+        return None
+    return fitting // TILE_ROWS * TILE_ROWS
+
+
+def typical(size: Size) -> int:
+    """A size for rules of cost: every symbol counts as the same number."""
+    return sizes.evaluate(size, {name: TYPICAL_SIZE for name in sizes.symbols(size)})
+
+
+def reduced_axes(node: Node) -> tuple[int, ...]:
+    """The axes a reduction makes 1."""
+    axes: tuple[int, ...] = node.params["axes"] if "axes" in node.params else (node.params["axis"],)
+    return axes
+
+
+def kept_rows(node: Node) -> int | None:
+    """For a reduction over exactly the last loops of its space, the number of loops before them; else None."""
+    axes = core_axes(node.inputs[0].shape)
+    reduced = [axis in reduced_axes(node) for axis in axes]
+    kept = reduced.index(True) if True in reduced else len(axes)
+    return kept if all(reduced[kept:]) else None
+
+
+def is_reduction(node: Node) -> bool:
+    """Whether the node reduces axes that are not the constant 1."""
+    return node.row.kind is Kind.REDUCTION and any(
+        axis in reduced_axes(node) for axis in core_axes(node.inputs[0].shape)
+    )
+
+
+def new_group(node: Node, values: Values) -> Group:
+    """The group of one value."""
+    space = core(loop_shape(node))
+    product = node if node.primitive == "matmul" else None
+    lone = node.primitive in _LONE or (product is not None and panel_rows(product) is None)
+    if node.primitive in ("argmax", "argmin") and is_reduction(node):
+        lone = not kept_rows(node)
+    group = Group([node], space, 0, product, lone)
+    reads = values.reads[node]
+    group.needs = {access.node for access in reads.accesses if access.node.primitive != "input"} | set(reads.checks)
+    if not lone:
+        group.rows = common_rows(group.members, space, product, values) or 0
+    return group
+
+
+def common_rows(members: Sequence[Node], space: Shape, product: Node | None, values: Values) -> int | None:
+    """The number of row axes with which all members can share a nest; None where there is none."""
+    inside = set(members)
+    wanted: set[int] = set()
+    preferred = 0
+    if product is not None:
+        wanted.add(len(space) - 1)
+    for node in members:
+        depth = len(core(loop_shape(node)))
+        if depth < len(space):
+            wanted.add(depth)
+        kept = kept_rows(node) if is_reduction(node) and depth == len(space) else None
+        preferred = preferred or kept or 0
+        if kept and node.primitive in ("argmax", "argmin"):
+            wanted.add(kept)
+        for access in values.reads[node].accesses:
+            if access.node not in inside:
+                continue
+            if not access.aligned:
+                return None
+            if is_reduction(access.node):
+                source_depth = len(core(loop_shape(access.node)))
+                kept = kept_rows(access.node) if source_depth == len(space) else None
+                if not kept:
+                    return None
+                wanted.add(kept)
+    if len(wanted) > 1:
+        return None
+    rows = wanted.pop() if wanted else preferred
+    if wanted or rows:
+        return rows if 0 < rows < len(space) else None
+    return rows
+
+
+class Groups:
+    """The groups of a graph, in an order in which each follows everything it needs."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self.of: dict[Node, Group] = {}
+        self._slots: list[Group | None] = []
+
+    def ordered(self) -> list[Group]:
+        """The groups, each after what it needs."""
+        return [group for group in self._slots if group is not None]
+
+    def append(self, node: Node) -> Group:
+        """A new last group for a value whose needs all have groups."""
+        group = new_group(node, self.values)
+        group.slot = len(self._slots)
+        self._slots.append(group)
+        self.of[node] = group
+        return group
+
+    def needed_by(self, group: Group) -> set[Group]:
+        """The groups that must run before this one."""
+        return {self.of[node] for node in group.needs}
+
+    def join(self, first: Group, second: Group) -> Group | None:
+        """One group in place of two, where they fit one nest and no way leads from one to the other through a third."""
+        if first.slot > second.slot:
+            first, second = second, first
+        merged = self._merged(first, second)
+        if merged is None:
+            return None
+        segment = self._slots[first.slot : second.slot + 1]
+        dependent = {first}
+        for group in segment:
+            if group is not None and group is not first and not dependent.isdisjoint(self.needed_by(group)):
+                dependent.add(group)
+        if not (dependent - {first}).isdisjoint(self.needed_by(second)):
+            return None
+        between = [group for group in segment if group is not None and group is not first and group is not second]
+        line: list[Group | None] = [g for g in between if g not in dependent]
+        line += [merged, *(g for g in between if g in dependent)]
+        line += [None] * (len(segment) - len(line))
+        start = first.slot
+        for offset, member in enumerate(line):
+            self._slots[start + offset] = member
+            if member is not None:
+                member.slot = start + offset
+        while self._slots and self._slots[-1] is None:
+            self._slots.pop()
+        for node in merged.members:
+            self.of[node] = merged
+        return merged
+
+    def _merged(self, first: Group, second: Group) -> Group | None:
+        if first is second or first.lone or second.lone or second.slot - first.slot > WINDOW:
+            return None
+        if first.product is not None and second.product is not None:
+            return None
+        short, long = sorted((first.space, second.space), key=len)
+        if long[: len(short)] != short or (not short and long):
+            return None
+        if len(first.members) + len(second.members) > (LOOP_MEMBERS if long else SCALAR_MEMBERS):
+            return None
+        if len(short) < len(long) and len(short) != len(long) - 1 and len(short) not in (first.rows, second.rows):
+            return None
+        product = first.product or second.product
+        members = first.members + second.members
+        rows = common_rows(members, long, product, self.values)
+        if rows is None:
+            return None
+        inside = set(members)
+        return Group(members, long, rows, product, False, -1, (first.needs | second.needs) - inside)
+
+
+def group_values(values: Values) -> Groups:
+    """Group the computed values: first along the ways from producer to consumer, then beside each other."""
+    groups = Groups(values)
+    for node in _in_order(values):
+        group = groups.append(node)
+        producers = {groups.of[a.node] for a in values.reads[node].accesses if a.aligned and a.node in groups.of}
+        for producer in sorted(producers, key=lambda g: -g.slot):
+            group = groups.join(groups.of[producer.members[0]], group) or group
+    for siblings in _readers(values).values():
+        for first, second in zip(siblings, siblings[1:], strict=False):
+            groups.join(groups.of[first], groups.of[second])
+    return groups
+
+
+def _in_order(values: Values) -> Iterable[Node]:
+    """Computed values and checks as they stand in the graph."""
+    return (node for node in values.graph.nodes() if node in values.computed or node in values.checks)
+
+
+def _readers(values: Values) -> dict[tuple[Node, Shape], list[Node]]:
+    """The values that read the same one in loops over the same axes."""
+    found: dict[tuple[Node, Shape], list[Node]] = {}
+    for node in values.computed:
+        space = core(loop_shape(node))
+        for access in values.reads[node].accesses:
+            if access.aligned and space:
+                readers = found.setdefault((access.node, space), [])
+                if len(readers) < READERS:
+                    readers.append(node)
+    return found
