@@ -197,8 +197,21 @@ class EmittedArithmetic:
         return self._wrap(self.builder.fptrunc(x.value, self._float))
 
     def libm(self, name: str, *arguments: Emitted) -> Emitted:
-        """A function of the C library: ``sin``, ``cos``, ``pow``; LLVM knows it has no side effect."""
-        return self._call(f"llvm.{name}.{self.format.suffix}", *arguments)
+        """A function of the C library: ``sin``, ``cos``, ``pow``.
+
+        Called out of line: LLVM would otherwise compute it for all lanes of a vector, also where it is rarely needed.
+        """
+        module, symbol = self.builder.module, f"tapegrad.libm.{name}.{self.format.suffix}"
+        function = module.globals.get(symbol)
+        if function is None:
+            kinds = [self._float] * len(arguments)
+            function = ir.Function(module, ir.FunctionType(self._float, kinds), symbol)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            builder = ir.IRBuilder(function.append_basic_block("entry"))
+            intrinsic = declare(module, f"llvm.{name}.{self.format.suffix}", self._float, *kinds)
+            builder.ret(builder.call(intrinsic, function.args))
+        return self._wrap(self.builder.call(function, [argument.value for argument in arguments]))
 
     def unless(self, rare: Emitted, usual: Emitted, other: Any) -> Emitted:
         """The usual value, or that of the function `other`, which runs only where the rare condition holds."""
@@ -264,7 +277,10 @@ class NumpyArithmetic:
         return np.asarray(x).astype(self._float)[()]
 
     def libm(self, name: str, *arguments: Any) -> Any:
-        return {"sin": np.sin, "cos": np.cos, "pow": np.power}[name](*arguments)
+        # One-element arrays: for a single exponent of 0.5 NumPy takes a square root, which differs at -infinity.
+        function: Any = {"sin": np.sin, "cos": np.cos, "pow": np.power}[name]
+        result = function(*(np.atleast_1d(argument) for argument in arguments))
+        return result[0] if np.ndim(arguments[0]) == 0 else result
 
     def unless(self, rare: Any, usual: Any, other: Any) -> Any:
         return np.where(rare, other(), usual)[()] if np.any(rare) else usual

@@ -102,9 +102,7 @@ def _gemm(suffix: str) -> Callable[..., Any]:
             kinds = [enum] * 3 + [WORD] * 3 + [scalar] + [WORD] * 4 + [scalar] + [WORD] * 2
             function = builder.inttoptr(blas, ir.FunctionType(ir.VoidType(), kinds).as_pointer())
             order, first, second = enum(_ROW_MAJOR), builder.trunc(trans_a, enum), builder.trunc(trans_b, enum)
-            builder.call(
-                function, [order, first, second, rows, columns, inner, alpha, a, lda, b, ldb, beta, c, c_row]
-            )
+            builder.call(function, [order, first, second, rows, columns, inner, alpha, a, lda, b, ldb, beta, c, c_row])
             return context.get_dummy_value()
 
         scalar = NUMBA_TYPES[suffix]
@@ -175,7 +173,7 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
         if along_k and not pack:
             while j < columns:
                 b_j, c_j = b + j * b_column * size, c + j * size
-                dots(a, a_row, 1, b_j, 1, b_column, c_j, c_row, rows, columns - j, inner, alpha, beta)
+                dots(a, a_row, 1, b_j, 1, b_column, c_j, c_row, rows, min(columns - j, 4), inner, alpha, beta)
                 j += 4
             return
         if b_column == 1 and not pack:

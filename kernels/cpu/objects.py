@@ -27,23 +27,24 @@ def target_machine() -> Any:
     except RuntimeError:
         features = ""
     return binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+        cpu=binding.get_host_cpu_name(), features=features, opt=3, reloc="default", codemodel="jitdefault", jit=True
     )
 
 
-@cache
-def _engine() -> Any:
-    """The execution engine that holds all loaded object code, as long as the process lives."""
-    return binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
+_engines: list[Any] = []
 
 
 @cache
 def load(compiled: ObjectCode) -> int:
-    """Load object code, once in a process, and return the address of its function."""
-    engine = _engine()
+    """Load object code, once in a process, and return the address of its function.
+
+    Each object has an engine of its own, which lives as long as the process.
+    """
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
     engine.add_object_file(binding.ObjectFileRef.from_data(compiled.code))
     engine.finalize_object()
     address: int = engine.get_function_address(compiled.symbol)
     if not address:
         raise ValueError(f"object code of {compiled.name} does not define {compiled.symbol}")
+    _engines.append(engine)
     return address

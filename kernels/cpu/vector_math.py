@@ -194,8 +194,6 @@ def _sqrt(m: Any, x: Any) -> Any:
     return m.sqrt(x)
 
 
-
-
 def _tanh(m: Any, x: Any) -> Any:
     size = m.absolute(x)
     z = x * x

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from typing import Any
 
 import numpy as np
 import pytest
-from numba import cfunc
 
 from tapegrad.kernels.cpu import pointers
-from tapegrad.kernels.cpu.intrinsics import COMPILED, NUMPY_TYPES
-from tapegrad.kernels.cpu.numerics import FASTMATH, add, f32, maximum
+from tapegrad.kernels.cpu.intrinsics import NUMPY_TYPES
+from tapegrad.kernels.cpu.native import llvm_code
+from tapegrad.kernels.cpu.numerics import add, f32, maximum
 from tapegrad.kernels.cpu.pointers import (
     BLOCK_PROGRAM,
     address,
@@ -28,26 +27,7 @@ from tapegrad.kernels.cpu.pointers import (
     pointer_f64,
     pointer_i64,
 )
-
-compiled_only = pytest.mark.skipif(not COMPILED, reason="looks at LLVM code; the JIT is disabled")
-
-
-def compile_program(function: Any) -> Any:
-    """A function from the words of a block to the status: compiled, or plain Python where the JIT is disabled."""
-    if not COMPILED:
-        return function
-    compiled = cfunc(BLOCK_PROGRAM, fastmath=set(FASTMATH), error_model="numpy")(function)
-
-    def run(words: np.ndarray) -> int:
-        return int(compiled.ctypes(words.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))))
-
-    run.compiled = compiled  # type: ignore[attr-defined]
-    return run
-
-
-def words_of(*parts: Any) -> np.ndarray:
-    """A block of addresses of arrays and of plain integers."""
-    return np.array([part.ctypes.data if isinstance(part, np.ndarray) else part for part in parts], np.int64)
+from tests.kernels.support import compile_program, compiled_only, words_of
 
 
 def relu_of_double(block: Any) -> int:
@@ -160,7 +140,7 @@ def test_a_loop_over_many_buffers_is_vectorised_without_checks_at_run_time(input
     names: dict[str, Any] = dict(globals())
     exec(fused_source(inputs, outputs), names)
     run = compile_program(names["program"])
-    code = run.compiled.inspect_llvm()
+    code = llvm_code(names["program"], BLOCK_PROGRAM)
     assert re.search(r"fmul.*<\d+ x float>", code)
     assert "vector.memcheck" not in code
     buffers = np.random.default_rng(0).standard_normal((inputs + outputs, 3 * 128)).astype(np.float32)
