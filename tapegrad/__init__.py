@@ -23,6 +23,7 @@ from tapegrad.jit import Jitted, Stats, explain, jit, stats, trace  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
 from tapegrad.tensor import Dim, Tensor  # noqa: E402
+from tapegrad.transforms import grad, jvp, value_and_grad, vjp  # noqa: E402
 
 __version__ = "0.1.0"
 
