@@ -98,6 +98,8 @@ class Frame:
             _SCALARS[dtype.name].from_buffer(self._scalars, 8 * number) for number, dtype in enumerate(self._dtypes)
         ]
         self._written = dict(graph.writes)
+        self._in_place = tuple(graph.writes)
+        self._output_count = len(layout.outputs)
         self._cells = frozenset(self._written.values())
         self._first_cell = layout.inputs[min(self._cells)] if self._cells else -1
         self._arrays: list[np.ndarray | None] = [None] * len(self._words)
@@ -164,13 +166,12 @@ class Frame:
         """
         if self._changed:
             self._bind()
-        block, arrays = self._block, self._arrays
-        results: list[Any] = [None] * len(self._layout.outputs)
-        for number, cell in self._written.items():
-            results[number] = arrays[cell]
+        results: list[Any] = [None] * self._output_count
+        for number, cell in self._in_place:
+            results[number] = self._arrays[cell]
         for number, word, shape, dtype in self._large:
             results[number] = array = np.empty(shape, dtype)
-            block[word] = self._address(array)
+            self._block[word] = self._address(array)
         if outputs is not None:
             self._redirect(outputs, results)
         self._run(self._entry, self._argument)

@@ -197,7 +197,8 @@ x = np.arange(12, dtype=np.float32).reshape(2, 6)
 w, b = np.ones((6, 5), np.float32), np.zeros(5, np.float32)
 (product,) = compile_schedule(trees.panel_product(), name="product").run([x, w, b])
 (scanned,) = compile_schedule(trees.chain(), name="chain").scan([x], [0], 2)
-print(json.dumps([counters.compiles, counters.cache_hits, "numba" in sys.modules, product.sum().item(), scanned.sum().item()]))
+counts = [counters.compiles, counters.cache_hits, "numba" in sys.modules]
+print(json.dumps([*counts, product.sum().item(), scanned.sum().item()]))
 """
 
 
