@@ -243,8 +243,8 @@ class _Names:
         """The name, with a number where it is taken."""
         candidate = name
         while candidate in self.taken:
-            self.numbers[name] += 1
-            candidate = f"{name}_{self.numbers[name] + 1}"
+            self.numbers[name + "_"] += 1
+            candidate = f"{name}_{self.numbers[name + '_'] + 1}"
         self.taken.add(candidate)
         return candidate
 

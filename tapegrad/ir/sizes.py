@@ -291,7 +291,7 @@ def solve(difference: Size) -> tuple[Symbol, Size] | None:
     --------
     >>> n, m = symbol("n"), symbol("m")
     >>> solve(2 * n - 2 * m - 4)
-    (Symbol(name='n'), m + 2)
+    (Symbol(name='m'), n - 2)
     """
     for monomial, coefficient in _terms(difference):
         if len(monomial) != 1 or not isinstance(monomial[0], Symbol):
