@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tapegrad.runtime.cpu import ALIGNMENT, aligned_empty
 from tapegrad.tensor import Tensor
-
-#: A cache line, and the widest vector register.
-ALIGNMENT = 64
 
 
 def flatten_storage(tensors: Iterable[Tensor]) -> dict[np.dtype, np.ndarray]:
@@ -39,16 +37,11 @@ def flatten_storage(tensors: Iterable[Tensor]) -> dict[np.dtype, np.ndarray]:
 def _flatten(tensors: Sequence[Tensor], dtype: np.dtype) -> np.ndarray:
     line = ALIGNMENT // dtype.itemsize
     counts = [-(-tensor.size // line) * line for tensor in tensors]
-    buffer = aligned_zeros(sum(counts), dtype)
+    buffer = aligned_empty((sum(counts),), dtype)
+    buffer[...] = 0
     start = 0
     for tensor, count in zip(tensors, counts, strict=True):
         tensor._make_cell(buffer[start : start + tensor.size].reshape(tensor.shape))
         start += count
     return buffer
 
-
-def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    """A 1-d array of zeros that begins at a 64-byte boundary."""
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size * dtype.itemsize].view(dtype)
