@@ -29,7 +29,7 @@ from tapegrad.models.weights import save_weights
 from tapegrad.random import manual_seed
 
 if TYPE_CHECKING:
-    from tapegrad.explain import Explanation
+    from tapegrad.explanation import Explanation
 
 #: Optimizers by the names that the command line takes, and a learning rate where none is given (None: the data set's).
 OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], float | None]] = {

@@ -25,7 +25,7 @@ from tapegrad.tracing import Argument, Traced, argument_paths, describe
 from tapegrad.tracing import trace as _trace
 
 if TYPE_CHECKING:
-    from tapegrad.explain import Explanation
+    from tapegrad.explanation import Explanation
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -325,7 +325,7 @@ class Jitted:
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Every stage of the program for these arguments; see `tapegrad.explain`."""
-        from tapegrad.explain import Explanation
+        from tapegrad.explanation import Explanation
 
         leaves, specialization = self._specialize(args, kwargs)
         return Explanation(

@@ -28,7 +28,7 @@ import numpy as np
 from tapegrad import transforms
 from tapegrad.compiler.program import compile_kernel
 from tapegrad.errors import OptionError, TracingError
-from tapegrad.explain import ExplainedKernel
+from tapegrad.explanation import ExplainedKernel
 from tapegrad.ir.kernel import Kernel
 from tapegrad.jit import Jitted
 from tapegrad.recording import as_tensor
