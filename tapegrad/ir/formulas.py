@@ -23,10 +23,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tapegrad.errors import OptionError
 from tapegrad.ir.formula_styles import LATEX, STYLES, Binding, Style
-from tapegrad.ir.graph import Graph, Node
+
+if TYPE_CHECKING:
+    from tapegrad.ir.graph import Graph, Node
 
 #: Operations in a formula above which a value that is used twice, or once, gets a line of its own.
 _SHARED, _LONGEST = 2, 24

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.errors import GraphError, Location
-from tapegrad.ir import sizes
+from tapegrad.ir import formulas, sizes
 from tapegrad.ir.sizes import Shape, Size, SizeExpr, Symbol
 from tapegrad.primitives import PRIMITIVES, Primitive
 
@@ -339,9 +339,7 @@ class Graph:
 
     def formula(self, style: str = "text") -> str:
         """The graph as formulas, in the style ``"text"`` or ``"latex"``; see `tapegrad.ir.formulas`."""
-        from tapegrad.ir.formulas import formula
-
-        return formula(self, style)
+        return formulas.formula(self, style)
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.formula('latex')}$"
