@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from tapegrad import config
 from tapegrad.errors import GraphError
 from tapegrad.kernels.cpu import entries
+from tapegrad.kernels.cpu.blas import set_blas_threads
 from tapegrad.runtime import cache as cached
 from tapegrad.runtime.device import LoadedCode, MachineCode
 
@@ -200,6 +202,13 @@ def _library_code(function: str) -> NativeCode:
     return NativeCode(code)
 
 
+@cache
+def _limit_blas_threads() -> None:
+    """Where ``$TAPEGRAD_NUM_THREADS`` is set, it holds for the BLAS that large products go to, too."""
+    if os.environ.get("TAPEGRAD_NUM_THREADS"):
+        set_blas_threads(config.num_threads())
+
+
 class CPU:
     """This machine's processors."""
 
@@ -226,7 +235,10 @@ class CPU:
 
     def library(self, function: str) -> int:
         """The entry of a library function; it is compiled once and then lies in the disk cache, too."""
-        return 0 if runs_as_python() else entries.entry(function, _library_code(function).addresses[function])
+        if runs_as_python():
+            return 0
+        _limit_blas_threads()
+        return entries.entry(function, _library_code(function).addresses[function])
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array at a 64-byte boundary."""

@@ -15,6 +15,7 @@ from tapegrad.errors import BoundsError, DTypeError, GraphError, InPlaceError, L
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.kernel import Schedule
 from tapegrad.ir.sizes import Symbol, evaluate
+from tapegrad.runtime import cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import interpret
 from tests.compiler import trees
@@ -112,6 +113,32 @@ def test_a_graph_is_compiled_on_the_whole_way() -> None:
     program = compile_graph(builder.graph([y]), name="exponentials")
     assert_agrees(program, [np.ones((4, 3), np.float32)])
     assert "train.py:3" in program.source and program.kernels[0].flops({Symbol("n"): 4}) > 0
+
+
+def test_a_program_from_the_cache_prints_the_source_it_was_compiled_from() -> None:
+    builder = Builder()
+    x = builder.input((trees.N, 3), trees.F32, "x")
+    graph = builder.graph([builder.emit("max", builder.emit("log1p", x), axes=(0,))])
+    first, second = compile_graph(graph, name="maxima"), compile_graph(graph, name="maxima")
+    assert not second.compiled_now
+    assert second.source == first.source and second.layout == first.layout
+    assert_agrees(second, [np.ones((4, 3), np.float32)])
+
+
+def test_a_program_asks_its_device_for_everything() -> None:
+    asked: list[str] = []
+
+    class Recorder(cpu.CPU):
+        def __getattribute__(self, name: str) -> object:
+            asked.append(name)
+            return super().__getattribute__(name)
+
+        def identity(self) -> str:
+            return "another machine"
+
+    program = compile_schedule(trees.panel_product(), device=Recorder())
+    assert_agrees(program, arrays_for(program.graph, 4))
+    assert {"identity", "compile", "load", "library", "empty", "address"} <= set(asked)
 
 
 # In and out ----------------------------------------------------------------------------------------------------
