@@ -14,6 +14,7 @@ import numpy as np
 from llvmlite import ir
 
 from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, NUMPY_TYPES, declare
+from tapegrad.kernels.cpu.rare_calls import call_rarely
 
 _FLAGS = ("contract", "nsz")
 
@@ -197,36 +198,22 @@ class EmittedArithmetic:
         return self._wrap(self.builder.fptrunc(x.value, self._float))
 
     def libm(self, name: str, *arguments: Emitted) -> Emitted:
-        """A function of the C library: ``sin``, ``cos``, ``pow``.
+        """A function of the C library, ``pow``, for every element."""
+        return self._call(f"llvm.{name}.{self.format.suffix}", *arguments)
 
-        Called out of line: LLVM would otherwise compute it for all lanes of a vector, also where it is rarely needed.
-        """
-        module, symbol = self.builder.module, f"tapegrad.libm.{name}.{self.format.suffix}"
-        function = module.globals.get(symbol)
-        if function is None:
-            kinds = [self._float] * len(arguments)
-            function = ir.Function(module, ir.FunctionType(self._float, kinds), symbol)
-            function.linkage = "internal"
-            function.attributes.add("noinline")
-            builder = ir.IRBuilder(function.append_basic_block("entry"))
-            intrinsic = declare(module, f"llvm.{name}.{self.format.suffix}", self._float, *kinds)
-            builder.ret(builder.call(intrinsic, function.args))
-        return self._wrap(self.builder.call(function, [argument.value for argument in arguments]))
-
-    def unless(self, rare: Emitted, usual: Emitted, other: Any) -> Emitted:
-        """The usual value, or that of the function `other`, which runs only where the rare condition holds."""
+    def unless(self, rare: Emitted, usual: Emitted, name: str, x: Emitted) -> Emitted:
+        """The usual value, or that of a C function, ``sin`` or ``cos``, at x where the rare condition holds."""
         builder = self.builder
         before = builder.block
         slow, after = builder.append_basic_block("rare"), builder.append_basic_block("after")
         builder.cbranch(rare.value, slow, after)
         builder.position_at_end(slow)
-        fallback = other().value
+        fallback = call_rarely(builder, name, self.format.suffix, x.value)
         builder.branch(after)
-        slow_end = builder.block
         builder.position_at_end(after)
         result = builder.phi(usual.value.type)
         result.add_incoming(usual.value, before)
-        result.add_incoming(fallback, slow_end)
+        result.add_incoming(fallback, slow)
         return self._wrap(result)
 
 
@@ -278,9 +265,9 @@ class NumpyArithmetic:
 
     def libm(self, name: str, *arguments: Any) -> Any:
         # One-element arrays: for a single exponent of 0.5 NumPy takes a square root, which differs at -infinity.
-        function: Any = {"sin": np.sin, "cos": np.cos, "pow": np.power}[name]
-        result = function(*(np.atleast_1d(argument) for argument in arguments))
+        result = {"pow": np.power}[name](*(np.atleast_1d(argument) for argument in arguments))
         return result[0] if np.ndim(arguments[0]) == 0 else result
 
-    def unless(self, rare: Any, usual: Any, other: Any) -> Any:
-        return np.where(rare, other(), usual)[()] if np.any(rare) else usual
+    def unless(self, rare: Any, usual: Any, name: str, x: Any) -> Any:
+        function: Any = {"sin": np.sin, "cos": np.cos}[name]
+        return np.where(rare, function(x), usual)[()] if np.any(rare) else usual

@@ -20,6 +20,7 @@ from numba.core.compiler_machinery import PassManager
 
 from tapegrad.kernels.cpu.numerics import FASTMATH
 from tapegrad.kernels.cpu.objects import ObjectCode, target_machine
+from tapegrad.kernels.cpu.rare_calls import VARIANT_PREFIX
 
 
 class _Library(JITCodeLibrary):  # type: ignore[misc]
@@ -97,7 +98,7 @@ def _c_function(context: Any, description: Any, symbol: str) -> ir.Module:
 def _optimised(module: Any, symbol: str, machine: Any) -> Any:
     """The module after LLVM's whole pipeline at its highest level, with one function visible."""
     for function in module.functions:
-        if not function.is_declaration and function.name != symbol:
+        if not (function.is_declaration or function.name == symbol or function.name.startswith(VARIANT_PREFIX)):
             function.linkage = "internal"
     for variable in module.global_variables:
         if not variable.is_declaration:

@@ -248,7 +248,7 @@ def _turned(name: str, quarter_turns: int) -> Callable[[Any, Any], Any]:
             usual = _circular(m, x, quarter_turns)
         else:
             usual = m.from_double(_circular(m.in_double(), m.to_double(x), quarter_turns))
-        return m.unless(m.absolute(x) > _LARGE_ANGLE, usual, lambda: m.libm(name, x))
+        return m.unless(m.absolute(x) > _LARGE_ANGLE, usual, name, x)
 
     return function
 

@@ -177,6 +177,16 @@ def test_functions_are_vectorised_in_plain_loops_and_call_no_library(name: str, 
 
 
 @compiled_only
+@pytest.mark.parametrize("suffix", ["f32", "f64"])
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_sines_are_vectorised_though_huge_angles_call_libm(name: str, suffix: str) -> None:
+    code = llvm_code(loop_source(name, suffix, 1), BLOCK_PROGRAM)
+    element = {"f32": "float", "f64": "double"}[suffix]
+    assert re.search(rf"store <\d+ x {element}>", code)
+    assert re.search(rf"call [\w ]*<\d+ x {element}> @tapegrad\.lanes\.{name}", code)
+
+
+@compiled_only
 def test_float32_power_is_vectorised() -> None:
     assert re.search(r"store <\d+ x float>", llvm_code(loop_source("power", "f32", 2), BLOCK_PROGRAM))
 
