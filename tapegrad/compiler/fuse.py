@@ -11,6 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from tapegrad.compiler.emit import Context, Names, identifier
 from tapegrad.compiler.groups import Group, group_values, is_reduction, typical
@@ -46,12 +47,12 @@ class Task:
         """The values computed here."""
         return self.group.members if self.group is not None else []
 
-    @property
+    @cached_property
     def is_check(self) -> bool:
         """Whether the program may stop here."""
         return any(node.primitive == "checked" for node in self.members)
 
-    @property
+    @cached_property
     def is_small(self) -> bool:
         """Whether there are only few elements: numbers, biases, the checks of a batch of labels."""
         if self.source is not None:

@@ -12,7 +12,7 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
@@ -45,17 +45,23 @@ _LONE = frozenset({"cumsum", "scatter_add", "random_permutation", "checked", "co
 class Group:
     """The values of one nest, in order.
 
-    ``rows`` is the number of outer axes that make up the row loop; 0 where no row loop is needed. A *lone* group has a
-    single member whose code is of its own kind.
+    ``required`` are the numbers of row axes that members ask for, at most one; ``preferred`` is what a reduction would like.
+    A *lone* group has a single member whose code is of its own kind.
     """
 
     members: list[Node]
     space: Shape
-    rows: int
     product: Node | None
     lone: bool
+    required: frozenset[int] = frozenset()
+    preferred: int = 0
     slot: int = -1
     needs: set[Node] = field(default_factory=set)
+
+    @property
+    def rows(self) -> int:
+        """The number of outer axes that make up the row loop; 0 where there is none."""
+        return next(iter(self.required), self.preferred if self.preferred < len(self.space) else 0)
 
 
 def panel_rows(product: Node) -> int | None:
@@ -117,46 +123,41 @@ def new_group(node: Node, values: Values) -> Group:
     lone = node.primitive in _LONE or (product is not None and panel_rows(product) is None)
     if node.primitive in ("argmax", "argmin") and is_reduction(node):
         lone = not kept_rows(node)
-    group = Group([node], space, 0, product, lone)
+    kept = (kept_rows(node) or 0) if is_reduction(node) else 0
+    required = set()
+    if not lone and product is not None:
+        required.add(len(space) - 1)
+    if not lone and node.primitive in ("argmax", "argmin") and kept:
+        required.add(kept)
     reads = values.reads[node]
-    group.needs = {access.node for access in reads.accesses if access.node.primitive != "input"} | set(reads.checks)
-    if not lone:
-        group.rows = common_rows(group.members, space, product, values) or 0
-    return group
+    needs = {access.node for access in reads.accesses if access.node.primitive != "input"} | set(reads.checks)
+    return Group([node], space, product, lone, frozenset(required), kept, -1, needs)
 
 
-def common_rows(members: Sequence[Node], space: Shape, product: Node | None, values: Values) -> int | None:
-    """The number of row axes with which all members can share a nest; None where there is none."""
-    inside = set(members)
-    wanted: set[int] = set()
-    preferred = 0
-    if product is not None:
-        wanted.add(len(space) - 1)
-    for node in members:
-        depth = len(core(loop_shape(node)))
-        if depth < len(space):
-            wanted.add(depth)
-        kept = kept_rows(node) if is_reduction(node) and depth == len(space) else None
-        preferred = preferred or kept or 0
-        if kept and node.primitive in ("argmax", "argmin"):
-            wanted.add(kept)
+def required_rows(
+    first: Group, second: Group, space: Shape, values: Values, groups: Mapping[Node, Group]
+) -> frozenset[int] | None:
+    """What the members of two groups, of which the second may read the first, require of a nest that has both."""
+    required = set(first.required | second.required)
+    for group in (first, second):
+        if len(group.space) < len(space):
+            if group.required:
+                return None
+            required.add(len(group.space))
+    for node in second.members:
         for access in values.reads[node].accesses:
-            if access.node not in inside:
+            if groups.get(access.node) is not first:
                 continue
             if not access.aligned:
                 return None
             if is_reduction(access.node):
-                source_depth = len(core(loop_shape(access.node)))
-                kept = kept_rows(access.node) if source_depth == len(space) else None
+                kept = kept_rows(access.node) if len(core(loop_shape(access.node))) == len(space) else None
                 if not kept:
                     return None
-                wanted.add(kept)
-    if len(wanted) > 1:
+                required.add(kept)
+    if len(required) > 1 or not all(0 < rows < len(space) for rows in required):
         return None
-    rows = wanted.pop() if wanted else preferred
-    if wanted or rows:
-        return rows if 0 < rows < len(space) else None
-    return rows
+    return frozenset(required)
 
 
 class Groups:
@@ -184,35 +185,26 @@ class Groups:
         return {self.of[node] for node in group.needs}
 
     def join(self, first: Group, second: Group) -> Group | None:
-        """One group in place of two, where they fit one nest and no way leads from one to the other through a third."""
+        """Add the later group to the earlier one, where they fit one nest and no way between them leads through a third."""
         if first.slot > second.slot:
             first, second = second, first
-        merged = self._merged(first, second)
-        if merged is None:
+        required = self._required(first, second)
+        if required is None or not self._make_adjacent(first, second):
             return None
-        segment = self._slots[first.slot : second.slot + 1]
-        dependent = {first}
-        for group in segment:
-            if group is not None and group is not first and not dependent.isdisjoint(self.needed_by(group)):
-                dependent.add(group)
-        if not (dependent - {first}).isdisjoint(self.needed_by(second)):
-            return None
-        between = [group for group in segment if group is not None and group is not first and group is not second]
-        line: list[Group | None] = [g for g in between if g not in dependent]
-        line += [merged, *(g for g in between if g in dependent)]
-        line += [None] * (len(segment) - len(line))
-        start = first.slot
-        for offset, member in enumerate(line):
-            self._slots[start + offset] = member
-            if member is not None:
-                member.slot = start + offset
-        while self._slots and self._slots[-1] is None:
-            self._slots.pop()
-        for node in merged.members:
-            self.of[node] = merged
-        return merged
+        if len(first.space) == len(second.space):
+            first.preferred = first.preferred or second.preferred
+        elif len(first.space) < len(second.space):
+            first.space, first.preferred = second.space, second.preferred
+        first.required = required
+        first.product = first.product or second.product
+        first.needs |= {node for node in second.needs if self.of[node] is not first}
+        first.members += second.members
+        for node in second.members:
+            self.of[node] = first
+        return first
 
-    def _merged(self, first: Group, second: Group) -> Group | None:
+    def _required(self, first: Group, second: Group) -> frozenset[int] | None:
+        """The row axes that the joined groups require; None where they fit no one nest."""
         if first is second or first.lone or second.lone or second.slot - first.slot > WINDOW:
             return None
         if first.product is not None and second.product is not None:
@@ -224,13 +216,29 @@ class Groups:
             return None
         if len(short) < len(long) and len(short) != len(long) - 1 and len(short) not in (first.rows, second.rows):
             return None
-        product = first.product or second.product
-        members = first.members + second.members
-        rows = common_rows(members, long, product, self.values)
-        if rows is None:
-            return None
-        inside = set(members)
-        return Group(members, long, rows, product, False, -1, (first.needs | second.needs) - inside)
+        return required_rows(first, second, long, self.values, self.of)
+
+    def _make_adjacent(self, first: Group, second: Group) -> bool:
+        """Move what lies between two groups before or behind them, and free the later one's slot, where that is possible."""
+        segment = self._slots[first.slot : second.slot + 1]
+        dependent = {first}
+        for group in segment[1:]:
+            if group is not None and not dependent.isdisjoint(self.needed_by(group)):
+                dependent.add(group)
+        if len(dependent) > 1 and not (dependent - {first}).isdisjoint(self.needed_by(second)):
+            return False
+        between = [group for group in segment[1:-1] if group is not None]
+        line: list[Group | None] = [group for group in between if group not in dependent]
+        line += [first, *(group for group in between if group in dependent)]
+        line += [None] * (len(segment) - len(line))
+        start = first.slot
+        for offset, member in enumerate(line):
+            self._slots[start + offset] = member
+            if member is not None:
+                member.slot = start + offset
+        while self._slots and self._slots[-1] is None:
+            self._slots.pop()
+        return True
 
 
 def group_values(values: Values) -> Groups:
