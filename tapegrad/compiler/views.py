@@ -227,6 +227,16 @@ def _reduce_again(node: Node) -> Node | None:
     return node.builder.emit(node.primitive, source.inputs[0], axes=axes)
 
 
+def _reduce_reshaped(node: Node) -> Node | None:
+    """A reduction over everything does not see the shape."""
+    (source,) = node.inputs
+    if source.primitive != "reshape" or len(node.params["axes"]) != source.ndim:
+        return None
+    (original,) = source.inputs
+    total = node.builder.emit(node.primitive, original, axes=tuple(range(original.ndim)))
+    return node.builder.emit("reshape", total, shape=node.shape)
+
+
 def _sum_of_broadcast(node: Node) -> Node | None:
     """Equal addends are a product by their number; by a size that may be 0, only where the addend is a constant."""
     (source,) = node.inputs
@@ -265,7 +275,7 @@ def _extreme_of_broadcast(node: Node) -> Node | None:
 
 def simplify_reductions(graph: Graph) -> Graph:
     """Reduce once, over axes that are longer than one, and no equal addends."""
-    common: tuple[Rule, ...] = (_reduce_nothing, _reduce_again)
+    common: tuple[Rule, ...] = (_reduce_nothing, _reduce_again, _reduce_reshaped)
     rules: Rules = {
         "sum": (*common, _sum_of_broadcast, _sum_of_negative),
         "prod": common,

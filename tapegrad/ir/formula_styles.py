@@ -38,15 +38,14 @@ class Style:
     infix: Mapping[str, tuple[str, Binding]]
     where: Callable[[str, str, str], str]
     negate: str
-    arrow: str
-    lines: Callable[[Sequence[tuple[str, str, str]]], str]
+    lines: Callable[[Sequence[tuple[str, str]]], str]
 
 
 # Plain text -------------------------------------------------------------------------------------------------
 
 
-def _text_lines(lines: Sequence[tuple[str, str, str]]) -> str:
-    return "\n".join(f"{label} {sign} {value}" if label else value for label, sign, value in lines)
+def _text_lines(lines: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f"{label} = {value}" if label else value for label, value in lines)
 
 
 TEXT = Style(
@@ -73,7 +72,6 @@ TEXT = Style(
     },
     where=lambda condition, then, otherwise: f"where({condition}, {then}, {otherwise})",
     negate="not ",
-    arrow="<-",
     lines=_text_lines,
 )
 
@@ -128,11 +126,11 @@ def _latex_reduce(function: str, axes: str, inner: str) -> str:
     return name + (rf"_{{\text{{axis }} {axes}}}" if axes else "") + rf"\left({inner}\right)"
 
 
-def _latex_lines(lines: Sequence[tuple[str, str, str]]) -> str:
+def _latex_lines(lines: Sequence[tuple[str, str]]) -> str:
     if len(lines) == 1:
-        label, sign, value = lines[0]
-        return f"{label} {sign} {value}" if label else value
-    rows = (rf"{label} &{sign} {value}" if label else f"&{value}" for label, sign, value in lines)
+        label, value = lines[0]
+        return f"{label} = {value}" if label else value
+    rows = (f"{label} &= {value}" if label else f"&{value}" for label, value in lines)
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
 
@@ -167,7 +165,6 @@ LATEX = Style(
         rf"\begin{{cases}} {then} & {condition} \\ {otherwise} & \text{{otherwise}} \end{{cases}}"
     ),
     negate=r"\lnot ",
-    arrow=r"\leftarrow",
     lines=_latex_lines,
 )
 

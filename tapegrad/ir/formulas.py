@@ -212,6 +212,14 @@ def _power_of(node: Node, lines: Mapping[Node, Expression]) -> tuple[Node, int] 
     return (base, count) if rest is base else None
 
 
+def _beside_one(factors: Sequence[Expression]) -> Expression | None:
+    """The other factor, where one is the number 1: derivatives that nobody simplified are full of them."""
+    for factor, other in (factors, factors[::-1]):
+        if factor.operation == "constant" and factor.text == "1":
+            return other
+    return None
+
+
 def _express(
     style: Style, node: Node, known: Mapping[Node, Expression], lines: Mapping[Node, Expression]
 ) -> Expression:
@@ -220,6 +228,8 @@ def _express(
     name = node.primitive
     if name in _TRANSPARENT or (name == "cast" and node.dtype.kind == "f"):
         return inputs[0]
+    if name == "multiply" and (factor := _beside_one(inputs)) is not None:
+        return factor
     weight = 1 + sum(inner.weight for inner in inputs) if inputs else 0
     if (found := _power_of(node, lines)) is not None:
         base, count = known[found[0]], found[1]
@@ -283,8 +293,8 @@ def formula(graph: Graph, style: str = "text") -> str:
     Returns
     -------
     str
-        A single expression where there is one line and nobody named it. An output that overwrites an input is
-        written ``W <- ...``.
+        A single expression where there is one line and nobody named it. The new value of an input that the graph
+        overwrites is written with a prime: ``W' = ...``.
 
     Raises
     ------
@@ -308,7 +318,12 @@ def formula(graph: Graph, style: str = "text") -> str:
     writer = STYLES[style]
     nodes = graph.nodes()
     names = _Names()
-    own = {node: names.unique(name) for node, name in graph.names.items()}
+    new_values = {graph.outputs[output]: graph.inputs[cell] for output, cell in reversed(graph.writes)}
+    own = {
+        node: names.unique(name)
+        for node, name in graph.names.items()
+        if node not in new_values or graph.names.get(new_values[node]) != name
+    }
     readers = _readers(nodes, graph.outputs)
     outputs = set(graph.outputs)
     known: dict[Node, Expression] = {}
@@ -322,18 +337,24 @@ def formula(graph: Graph, style: str = "text") -> str:
         expression = _express(writer, node, known, lines)
         shared = readers[node] > 1 and expression.weight > _SHARED
         shown = node.primitive not in _TRANSPARENT
-        if node in own or (shown and (shared or expression.weight > _LONGEST) and node not in outputs):
-            labels[node] = writer.name(own.get(node) or names.numbered("t"))
+        if node in own:
+            labels[node] = writer.name(own[node])
+        elif node in new_values:
+            labels[node] = known[new_values[node]].text + "'"
+        elif shown and (shared or expression.weight > _LONGEST) and node not in outputs:
+            labels[node] = writer.name(names.numbered("t"))
+        if node in labels:
             lines[node] = expression
             expression = Expression(labels[node], Binding.ATOM, "name", 0)
         known[node] = expression
+    rows = [(labels[node], line.text) for node, line in lines.items()]
     written = dict(graph.writes)
-    rows = [(labels[node], "=", line.text) for node, line in lines.items()]
     for position, node in enumerate(graph.outputs):
-        if position in written:
-            rows.append((known[graph.inputs[written[position]]].text, writer.arrow, known[node].text))
-        elif node not in lines:
-            rows.append((writer.name(names.numbered("y")) if len(graph.outputs) > 1 else "", "=", known[node].text))
+        label = known[graph.inputs[written[position]]].text + "'" if position in written else ""
+        if label and labels.get(node) != label:
+            rows.append((label, known[node].text))
+        elif not label and node not in lines:
+            rows.append((writer.name(names.numbered("y")) if len(graph.outputs) > 1 else "", known[node].text))
     return writer.lines(rows)
 
 

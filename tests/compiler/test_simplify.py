@@ -248,6 +248,7 @@ def test_reductions() -> None:
     n = symbol("n")
     assert_becomes(lambda x: total(x, 0), lambda x: x, (1, 3))
     assert_becomes(lambda x: total(total(x, 0), 1), lambda x: total(x, 0, 1), (2, 3))
+    assert_becomes(lambda x: total(reshape(total(x, 1), 2), 0), lambda x: reshape(total(x, 0, 1), 1), (2, 3))
     assert_becomes(lambda x: total(-x, 0), lambda x: -total(x, 0), (2, 3))
     assert_becomes(lambda x: total(broadcast(x, 4, 3), 0), lambda x: broadcast(x * 4.0, 1, 3), (3,))
     assert_becomes(lambda x: total(broadcast(x, 4, 3), 0, 1), lambda x: broadcast(total(x, 0) * 4.0, 1, 1), (3,))

@@ -177,12 +177,24 @@ def test_outputs_have_lines_and_names_are_given_once() -> None:
     assert formula(builder.graph([loss, first + third])) == "loss = x * x_2 * x1\ny1 = x + x1"
 
 
-def test_an_output_that_overwrites_an_input() -> None:
+def test_the_new_value_of_an_overwritten_input_has_a_prime() -> None:
     builder = Builder()
-    weight, rate, slope = (builder.input((3,), FLOAT32, name) for name in ("W", "lr", "g"))
-    graph = builder.graph([weight - rate * slope], [(0, 0)])
-    assert formula(graph) == "W <- W - lr * g"
-    assert latex(graph) == r"W \leftarrow W - \mathrm{lr} \cdot g"
+    weight, rate, slope = (builder.input((3,), FLOAT32, name) for name in ("W1", "lr", "g"))
+    new = weight - rate * slope
+    builder.names[new] = "W1"
+    graph = builder.graph([new, new * new], [(0, 0)])
+    assert formula(graph) == "W1' = W1 - lr * g\ny1 = W1'^2"
+    assert latex(builder.graph([new], [(0, 0)])) == r"W_{1}' = W_{1} - \mathrm{lr} \cdot g"
+    assert formula(builder.graph([slope], [(0, 0)])) == "W1' = g"
+
+
+def test_a_derivative_that_was_not_simplified_reads_well() -> None:
+    builder = Builder()
+    a = builder.input((3,), FLOAT32, "a")
+    y = builder.emit("tanh", builder.emit("identity", a, index=0))
+    (gradient,) = vjp(builder, [y], [builder.full((3,), 1.0, FLOAT32)], [a])
+    assert gradient is not None
+    assert formula(builder.graph([builder.emit("stop_gradient", gradient)])) == "1 - tanh(a)^2"
 
 
 def test_sizes_and_positions() -> None:
