@@ -12,11 +12,11 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
-from tapegrad.compiler.values import Values, loop_shape
+from tapegrad.compiler.values import CHEAP, Values, alias_base, collect_reads, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.sizes import Shape, Size
@@ -90,6 +90,11 @@ def panel_rows(product: Node) -> int | None:
     return fitting // TILE_ROWS * TILE_ROWS
 
 
+def panel_height(product: Node) -> int:
+    """`panel_rows`, and a few rows for a product that has a panel although that does not pay."""
+    return panel_rows(product) or 2 * TILE_ROWS
+
+
 def typical(size: Size) -> int:
     """A size for rules of cost: every symbol counts as the same number."""
     return sizes.evaluate(size, {name: TYPICAL_SIZE for name in sizes.symbols(size)})
@@ -129,9 +134,13 @@ def new_group(node: Node, values: Values) -> Group:
         required.add(len(space) - 1)
     if not lone and node.primitive in ("argmax", "argmin") and kept:
         required.add(kept)
+    return Group([node], space, product, lone, frozenset(required), kept, -1, reads_needed(node, values))
+
+
+def reads_needed(node: Node, values: Values) -> set[Node]:
+    """The computed values and checks that come before a value."""
     reads = values.reads[node]
-    needs = {access.node for access in reads.accesses if access.node.primitive != "input"} | set(reads.checks)
-    return Group([node], space, product, lone, frozenset(required), kept, -1, needs)
+    return {access.node for access in reads.accesses if access.node.primitive != "input"} | set(reads.checks)
 
 
 def required_rows(
@@ -179,6 +188,15 @@ class Groups:
         self._slots.append(group)
         self.of[node] = group
         return group
+
+    def remove(self, node: Node) -> None:
+        """Take a value out: its readers compute it for themselves."""
+        group = self.of.pop(node)
+        group.members.remove(node)
+        if not group.members:
+            self._slots[group.slot] = None
+        del self.values.computed[node]
+        del self.values.reads[node]
 
     def needed_by(self, group: Group) -> set[Group]:
         """The groups that must run before this one."""
@@ -252,7 +270,77 @@ def group_values(values: Values) -> Groups:
     for siblings in _readers(values).values():
         for first, second in zip(siblings, siblings[1:], strict=False):
             groups.join(groups.of[first], groups.of[second])
+    _join_updates(groups)
+    _drop_recomputed(groups)
     return groups
+
+
+def scaled_update(members: Sequence[Node]) -> tuple[Node, Node, Node] | None:
+    """For ``cell - scale * product`` or ``cell + scale * product``: the last node, the cell and the scale."""
+    if [node.row.kind for node in members] != [Kind.PRODUCT, Kind.ELEMENTWISE, Kind.ELEMENTWISE]:
+        return None
+    product, scaled, last = members
+    if scaled.primitive != "multiply" or product not in scaled.inputs or product.dtype.kind != "f":
+        return None
+    if last.primitive not in ("add", "subtract") or scaled not in last.inputs or len(product.shape) != 2:
+        return None
+    scale = next((source for source in scaled.inputs if source is not product), product)
+    cell = next((source for source in last.inputs if source is not scaled), scaled)
+    if core(scale.shape) or cell.shape != product.shape or (last.primitive == "subtract" and cell is not last.inputs[0]):
+        return None
+    return last, cell, scale
+
+
+def _join_updates(groups: Groups) -> None:
+    """Give a product without a panel to the step that it is the gradient of: then nothing but the product remains."""
+    written = {groups.values.graph.outputs[output] for output, _ in groups.values.graph.writes}
+    readers = _outside_readers(groups)
+    for group in groups.ordered():
+        if not group.lone or group.product is None or len(group.space) != 2:
+            continue
+        following = {groups.of[node] for node in readers.get(group.product, ())}
+        if len(following) != 1 or group.product in groups.values.graph.outputs:
+            continue
+        step = following.pop()
+        update = scaled_update([group.product, *step.members])
+        if update is not None and update[0] in written:
+            group.lone, group.required = False, frozenset({1})
+            groups.join(group, step)
+
+
+def _outside_readers(groups: Groups) -> dict[Node, set[Node]]:
+    """For each value the computed ones that read it in other groups."""
+    readers: dict[Node, set[Node]] = {}
+    for node, reads in groups.values.reads.items():
+        for access in reads.accesses:
+            if groups.of.get(access.node) is not groups.of[node]:
+                readers.setdefault(access.node, set()).add(node)
+    return readers
+
+
+def _drop_recomputed(groups: Groups) -> None:
+    """Recompute a cheap value where it is read in other nests, if what it comes from is stored in any case."""
+    values = groups.values
+    kept = {alias_base(output, values) for output in values.graph.outputs}
+    cells = {values.graph.inputs[cell] for _, cell in values.graph.writes}
+    readers = _outside_readers(groups)
+    for node in list(values.computed):
+        outside = readers.get(node, set())
+        sources = {access.node for access in values.reads[node].accesses}
+        if node.primitive not in CHEAP or not outside or node in kept or not core(node.shape):
+            continue
+        stored = all(s in kept or s not in values.computed or readers.get(s, set()) - {node} for s in sources)
+        if len(sources) != 1 or not stored or sources & cells or any(reader.primitive == "matmul" for reader in outside):
+            continue
+        groups.remove(node)
+        for reader in [n for n, reads in values.reads.items() if any(a.node is node for a in reads.accesses)]:
+            values.reads[reader] = collect_reads(reader, values)
+            group = groups.of[reader]
+            group.needs = (group.needs | reads_needed(reader, values)) - {node}
+            group.needs -= {need for need in group.needs if groups.of[need] is group}
+            for source in sources:
+                if groups.of.get(source) is not group:
+                    readers.setdefault(source, set()).add(reader)
 
 
 def _in_order(values: Values) -> Iterable[Node]:

@@ -24,7 +24,7 @@ from tapegrad.compiler.emit import (
     merged_axes,
     wrap,
 )
-from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_rows
+from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_height, scaled_update
 from tapegrad.compiler.index_maps import (
     Index,
     Run,
@@ -37,7 +37,7 @@ from tapegrad.compiler.index_maps import (
     subtract,
 )
 from tapegrad.compiler.lower_indexed import LONE
-from tapegrad.compiler.lower_product import lower_product, product_statement
+from tapegrad.compiler.lower_product import lower_product, lower_update, product_statement
 from tapegrad.compiler.values import EXPENSIVE, loop_shape, variables
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
@@ -70,6 +70,12 @@ def lower_group(group: Group, context: Context) -> tuple[Statement, ...]:
     node = group.members[0]
     if group.lone and node.primitive == "matmul":
         return lower_product(node, context)
+    update = scaled_update(group.members)
+    if update is not None and update[0] in context.in_place:
+        last, cell, scale = update
+        steps = lower_update(group.members[0], last, cell, scale, context)
+        if steps is not None:
+            return steps
     if group.lone:
         return LONE[node.primitive](node, context)
     return _merged_nest(context, lambda runs: Nest(group, context, runs))
@@ -177,7 +183,7 @@ class Nest:
         if product is None or self.panel is None:
             return wrap(axes, body, innermost("sequential" if self.shared_state else "parallel"))
         buffer, first = self.panel
-        rows, total = panel_rows(product) or 1, size_expression(axes[-1].size)
+        rows, total = panel_height(product), size_expression(axes[-1].size)
         last = Variable(self.context.names.fresh("last"))
         batch = [axis.variable for axis in self.outer[:-1]]
         end = Apply("minimum", (add(first, Constant(rows, INT64)), total), INT64)
@@ -191,7 +197,7 @@ class Nest:
         return wrap(axes[:-1], (Loop(first.name, total, panel, "sequential", step=rows),), innermost("sequential"))
 
     def _declare_panel(self, product: Node) -> None:
-        rows = panel_rows(product) or 1
+        rows = panel_height(product)
         name = self.context.names.fresh("panel")
         first = Variable(self.context.names.fresh("first"))
         self.panel = (self.context.scratch(name, product.dtype, rows * product.shape[-1]), first)

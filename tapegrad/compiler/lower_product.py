@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tapegrad.compiler.emit import Axis, Context, innermost, wrap
+from tapegrad.compiler.emit import PROLOGUE, Axis, Context, Emitter, innermost, wrap
 from tapegrad.compiler.index_maps import (
     ZERO,
     Index,
@@ -16,10 +16,10 @@ from tapegrad.compiler.index_maps import (
     operand,
     size_expression,
 )
-from tapegrad.compiler.values import strided_access, variables
+from tapegrad.compiler.values import alias_base, strided_access, variables
 from tapegrad.errors import GraphError
 from tapegrad.ir.graph import Node
-from tapegrad.ir.kernel import INT64, Buffer, Constant, Expression, Matrix, Product, Statement, Variable
+from tapegrad.ir.kernel import INT64, Apply, Buffer, Constant, Expression, Matrix, Product, Statement, Variable
 from tapegrad.ir.sizes import Size
 
 _ROW, _COLUMN = Variable("row"), Variable("column")
@@ -40,6 +40,21 @@ def lower_product(node: Node, context: Context) -> tuple[Statement, ...]:
 
         copies = store_everywhere(node, target[1:], context)
     return (*wrap(axes, body, innermost("sequential")), *copies)
+
+
+def lower_update(node: Node, last: Node, cell: Node, scale: Node, context: Context) -> tuple[Statement, ...] | None:
+    """``cell + scale * product`` over the cell's old value as one product; None where other values are stored, too."""
+    target = context.stores[last]
+    base = alias_base(cell, context.values)
+    alone = all(not context.stores.get(n) for n in (node, *last.inputs)) and len(target) == 1
+    if not alone or base.primitive != "input" or context.buffers[base] is not target[0]:
+        return None
+    emitter = Emitter(context, {})
+    alpha = emitter.value(scale, (ZERO,) * len(scale.shape))
+    if last.primitive == "subtract":
+        alpha = Apply("negative", (alpha,), node.dtype)
+    one = Constant(1.0, node.dtype)
+    return (*emitter.take(PROLOGUE), product_statement(node, context, (), target[0], alpha=alpha, beta=one))
 
 
 def inner_size(node: Node) -> Size:
