@@ -238,9 +238,12 @@ def _reduce_reshaped(node: Node) -> Node | None:
 
 
 def _sum_of_broadcast(node: Node) -> Node | None:
-    """Equal addends are a product by their number; by a size that may be 0, only where the addend is a constant."""
+    """Equal addends are a product by their number; by a size that may be 0, only where the addend is a constant.
+
+    A number of addends need not fit into 8 bits.
+    """
     (source,) = node.inputs
-    if source.primitive != "broadcast_to":
+    if source.primitive != "broadcast_to" or node.dtype.itemsize == 1:
         return None
     (addend,) = source.inputs
     leading = source.ndim - addend.ndim

@@ -171,6 +171,11 @@ def test_integers_keep_their_arithmetic() -> None:
     assert_stays(lambda x: x * 3, (3,), dtype=UINT8)
 
 
+def test_a_number_of_addends_that_does_not_fit_its_dtype() -> None:
+    assert_stays(lambda x: total(broadcast(x, 300, 3), 0), (3,), dtype=UINT8)
+    assert_becomes(lambda x: total(broadcast(x, 300, 3), 0), lambda x: broadcast(x * 300, 1, 3), (3,), dtype=INT64)
+
+
 def test_a_widening_cast_between_casts_goes_and_a_lossy_one_stays() -> None:
     assert_becomes(lambda x: cast(cast(x, FLOAT64), FLOAT32), lambda x: x, (3,), dtype=FLOAT32)
     assert_becomes(lambda x: cast(cast(x, INT64), FLOAT32), lambda x: cast(x, FLOAT32), (3,), dtype=UINT8)
