@@ -7,6 +7,7 @@ other operation, so transformations nest in any order, inside ``@jit`` too.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -104,6 +105,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> C
     one = isinstance(argnums, int)
     numbers = [argnums] if isinstance(argnums, int) else [operator.index(number) for number in argnums]
 
+    @functools.wraps(f)
     def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         enabled = tape.is_grad_enabled()
         with tape.grad_mode(True):
@@ -190,6 +192,7 @@ def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..
     """
     both = value_and_grad(f, argnums)
 
+    @functools.wraps(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         return both(*args, **kwargs)[1]
 
