@@ -12,11 +12,11 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
-from tapegrad.compiler.values import CHEAP, Values, alias_base, collect_reads, loop_shape
+from tapegrad.compiler.values import CHEAP, RECOMPUTED_OPERATIONS, Values, alias_base, collect_reads, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.sizes import Shape, Size
@@ -198,9 +198,18 @@ class Groups:
         del self.values.computed[node]
         del self.values.reads[node]
 
+    def read_again(self, node: Node) -> None:
+        """Collect anew what a value reads, after something between was taken out."""
+        self.values.reads[node] = collect_reads(node, self.values)
+        group = self.of[node]
+        needs: set[Node] = set()
+        for member in group.members:
+            needs |= reads_needed(member, self.values)
+        group.needs = {need for need in needs if self.of.get(need) is not group}
+
     def needed_by(self, group: Group) -> set[Group]:
         """The groups that must run before this one."""
-        return {self.of[node] for node in group.needs}
+        return {self.of[node] for node in group.needs if node in self.of}
 
     def join(self, first: Group, second: Group) -> Group | None:
         """Add the later group to the earlier one, where they fit one nest and no way between them leads through a third."""
@@ -294,7 +303,7 @@ def scaled_update(members: Sequence[Node]) -> tuple[Node, Node, Node] | None:
 def _join_updates(groups: Groups) -> None:
     """Give a product without a panel to the step that it is the gradient of: then nothing but the product remains."""
     written = {groups.values.graph.outputs[output] for output, _ in groups.values.graph.writes}
-    readers = _outside_readers(groups)
+    readers = _all_readers(groups.values)
     for group in groups.ordered():
         if not group.lone or group.product is None or len(group.space) != 2:
             continue
@@ -308,39 +317,58 @@ def _join_updates(groups: Groups) -> None:
             groups.join(group, step)
 
 
-def _outside_readers(groups: Groups) -> dict[Node, set[Node]]:
-    """For each value the computed ones that read it in other groups."""
+def _all_readers(values: Values) -> dict[Node, set[Node]]:
+    """For each value the computed ones and checks that read it."""
     readers: dict[Node, set[Node]] = {}
-    for node, reads in groups.values.reads.items():
+    for node, reads in values.reads.items():
         for access in reads.accesses:
-            if groups.of.get(access.node) is not groups.of[node]:
-                readers.setdefault(access.node, set()).add(node)
+            readers.setdefault(access.node, set()).add(node)
     return readers
 
 
 def _drop_recomputed(groups: Groups) -> None:
     """Recompute a cheap value where it is read in other nests, if what it comes from is stored in any case."""
     values = groups.values
-    kept = {alias_base(output, values) for output in values.graph.outputs}
+    outputs = {alias_base(output, values) for output in values.graph.outputs}
     cells = {values.graph.inputs[cell] for _, cell in values.graph.writes}
-    readers = _outside_readers(groups)
+    readers = _all_readers(values)
+
+    def outside(node: Node) -> set[Node]:
+        return {reader for reader in readers.get(node, ()) if groups.of[reader] is not groups.of.get(node)}
+
     for node in list(values.computed):
-        outside = readers.get(node, set())
-        sources = {access.node for access in values.reads[node].accesses}
-        if node.primitive not in CHEAP or not outside or node in kept or not core(node.shape):
+        if node not in values.computed or node in outputs or not core(node.shape):
             continue
-        stored = all(s in kept or s not in values.computed or readers.get(s, set()) - {node} for s in sources)
-        if len(sources) != 1 or not stored or sources & cells or any(reader.primitive == "matmul" for reader in outside):
+        others = outside(node)
+        if not others or any(reader.primitive == "matmul" for reader in others):
             continue
-        groups.remove(node)
-        for reader in [n for n, reads in values.reads.items() if any(a.node is node for a in reads.accesses)]:
-            values.reads[reader] = collect_reads(reader, values)
-            group = groups.of[reader]
-            group.needs = (group.needs | reads_needed(reader, values)) - {node}
-            group.needs -= {need for need in group.needs if groups.of[need] is group}
-            for source in sources:
-                if groups.of.get(source) is not group:
-                    readers.setdefault(source, set()).add(reader)
+        chain = _recomputed_chain(node, values, lambda n: n in outputs or bool(outside(n) - {node}), cells)
+        for dropped in chain:
+            groups.remove(dropped)
+        for dropped in chain:
+            for reader in readers.pop(dropped, set()) & values.reads.keys():
+                groups.read_again(reader)
+                for access in values.reads[reader].accesses:
+                    readers.setdefault(access.node, set()).add(reader)
+
+
+def _recomputed_chain(
+    node: Node, values: Values, is_stored: Callable[[Node], bool], cells: set[Node]
+) -> dict[Node, None]:
+    """The few cheap operations from one stored value to ``node``; empty where it is not like that."""
+    chain: dict[Node, None] = {}
+    sources: dict[Node, None] = {}
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        if current is not node and (current.primitive == "input" or is_stored(current)):
+            sources[current] = None
+            continue
+        if current.primitive not in CHEAP or len(chain) >= RECOMPUTED_OPERATIONS or values.reads[current].checks:
+            return {}
+        chain[current] = None
+        stack.extend(access.node for access in values.reads[current].accesses)
+    return chain if len(sources) == 1 and cells.isdisjoint(sources) else {}
 
 
 def _in_order(values: Values) -> Iterable[Node]:
