@@ -186,20 +186,21 @@ class BatchNorm1d(Module):
         if isinstance(count, int):
             if count == 1:
                 raise ShapeError(f"{message}; the input has shape {shape_text(shape)}; call .eval() to predict")
-            number: Any = count
+            bessel: Any = count / max(count - 1, 1)
         else:
-            number = as_tensor(count)
+            number = as_tensor(count, x.dtype)
+            bessel = number / functions.maximum(number - 1, 1)
             variance = record("checked", (variance, functions.not_equal(number, 1)), message=message)
         if self.running_mean is None:
             return centred, mean, variance
         with tape.grad_mode(False):
             self.num_batches_tracked.data = self.num_batches_tracked + 1
-            step = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
-            ratio = number / functions.maximum(number - 1, 1)
-            unbiased = functions.astype(variance * functions.astype(ratio, x.dtype), self.running_var.dtype)
-            for buffer, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
-                target = functions.reshape(batch, (self.num_features,))
-                buffer.data = buffer + functions.astype(step * (target - buffer), buffer.dtype)
+            for buffer, batch in ((self.running_mean, mean), (self.running_var, variance * bessel)):
+                target = functions.astype(functions.reshape(batch, (self.num_features,)), buffer.dtype)
+                step: Any = self.momentum
+                if step is None:
+                    step = 1 / functions.astype(self.num_batches_tracked, buffer.dtype)
+                buffer.data = buffer + step * (target - buffer)
         return centred, mean, variance
 
     def extra_repr(self) -> str:

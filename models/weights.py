@@ -63,9 +63,10 @@ def load_weights(path: str | os.PathLike[str], module: Module, strict: bool = Tr
         Where names or shapes do not fit. The module is as it was after either error.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with loaded as archive:
             state = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"load_weights: there is no file {os.fspath(path)}") from None
