@@ -112,7 +112,7 @@ class Program:
         ----------
         inputs : sequence of ndarray
             One for each input of the graph; strided, byte-swapped and misaligned ones are copied. Those that the
-            program overwrites (``graph.writes``) are updated in place.
+            program overwrites (``graph.writes``) are updated in place; no other array may share memory with them.
         outputs : sequence of ndarray or None, optional
             Where outputs go; new arrays where None.
 

@@ -69,7 +69,7 @@ def sources_hash() -> str:
     digest = hashlib.sha256()
     roots = [package / "compiler", package / "ir", *map(Path, tapegrad.kernels.__path__)]
     files = [package / "primitives.py", *(file for root in roots for file in root.rglob("*.py"))]
-    for file in sorted(files):
+    for file in sorted(filter(Path.is_file, files)):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
