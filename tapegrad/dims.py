@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tapegrad.errors import TracingError
+from tapegrad.errors import TracingError, user_location
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size, SizeExpr
 
@@ -43,7 +43,8 @@ class Dim:
             raise TracingError(
                 f"the size {self.expression} was kept after its trace ended; ask for .shape inside the function"
             )
-        return bindings.pin(self.expression, reason)
+        place = user_location()
+        return bindings.pin(self.expression, reason if place is None else f"{reason} ({place})")
 
     def __index__(self) -> int:
         return self._number("Python asked for the number of this axis")
