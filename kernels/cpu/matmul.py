@@ -20,11 +20,9 @@ from numba import njit, types
 
 from tapegrad.kernels.cpu import numerics, pointers
 from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, NUMBA_TYPES, WORD, with_twin
+from tapegrad.kernels.cpu.matmul_packing import PACKED_TERMS, pack_columns, pack_rows
 from tapegrad.kernels.cpu.matmul_tiles import OUTER_VECTORS, dot_panel, outer_panel, product_twin
 from tapegrad.kernels.cpu.vectors import Vectors, host_vector_bytes
-
-#: Terms of a product that are packed at a time: 256 x 2 vectors lie in the first-level cache.
-PACKED_TERMS = 256
 
 _ROW_MAJOR, _AS_IT_LIES, _TRANSPOSED = 101, 111, 112
 
@@ -40,7 +38,7 @@ def prefers_packing(rows: int, columns: int, inner: int, along_k: bool) -> bool:
     Dot products (`along_k`) end in sums over lanes, which few terms do not repay; rows of a large b lie far apart.
     """
     if along_k:
-        return rows >= 16 and inner <= 128
+        return (rows >= 8 and inner <= 128) or (rows >= 64 and inner <= 512)
     return rows >= 32 and inner * columns >= 32_768
 
 
@@ -143,6 +141,7 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
         outer_panel(vectors, 1, True),
     )
     dots = dot_panel(vectors)
+    rows_packed, columns_packed = pack_rows(vectors), pack_columns(vectors)
     gemm, scratch = _gemm(suffix), _scratch(PACKED_TERMS * width * size)
     pointer_at = getattr(pointers, f"pointer_{suffix}_at")
     scalar = getattr(numerics, suffix)
@@ -196,10 +195,16 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
             k = 0
             while k == 0 or k < inner:
                 terms = min(inner - k, packed_terms)
-                source = pointer_at(b + (k * b_k + j * b_column) * size, 1, 2, 0)
-                for term in range(terms):
-                    for column in range(rest):
-                        packed[term * width + column] = source[term * b_k + column * b_column]
+                corner = b + (k * b_k + j * b_column) * size
+                if b_column == 1 and terms > 0:
+                    rows_packed(corner, b_k, memory, rest, terms)
+                elif b_k == 1 and terms > 0:
+                    columns_packed(corner, b_column, memory, rest, terms)
+                else:
+                    source = pointer_at(corner, 1, 2, 0)
+                    for term in range(terms):
+                        for column in range(rest):
+                            packed[term * width + column] = source[term * b_k + column * b_column]
                 a_k_first = a + k * a_k * size
                 keep = beta if k == 0 else scalar(1)
                 if rest == width:

@@ -241,7 +241,7 @@ def _panel(
     return function
 
 
-def _strided(address: int, shape: tuple[int, int], strides: tuple[int, int], scalar: Any) -> np.ndarray:
+def strided_view(address: int, shape: tuple[int, int], strides: tuple[int, int], scalar: Any) -> np.ndarray:
     """A view of memory; strides in elements."""
     size = np.dtype(scalar).itemsize
     extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) * size + size
@@ -259,12 +259,12 @@ def product_twin(suffix: str) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         if rows == 0 or columns == 0:
             return
-        target = _strided(c, (rows, columns), (c_row, 1), scalar)
+        target = strided_view(c, (rows, columns), (c_row, 1), scalar)
         with np.errstate(all="ignore"):
             value = np.zeros((rows, columns), scalar)
             if inner:
-                left = _strided(a, (rows, inner), (a_row, a_k), scalar)
-                right = _strided(b, (inner, columns), (b_k, b_column), scalar)
+                left = strided_view(a, (rows, inner), (a_row, a_k), scalar)
+                right = strided_view(b, (inner, columns), (b_k, b_column), scalar)
                 value = scalar(alpha) * (left @ right)
             target[...] = value if beta == 0 else value + scalar(beta) * target
 

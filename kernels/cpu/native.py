@@ -131,11 +131,38 @@ def compile_module(source: Callable[..., Any], signature: Any, symbol: str) -> t
 
 
 def compile_native(source: Callable[..., Any], signature: Any, name: str) -> ObjectCode:
-    """Compile a Python function with a C signature to object code.
+    '''Compile a Python function with a C signature to object code.
 
     The symbol is the name and a random number, so that code of any two compilations, of this process or another, can
     be loaded side by side.
-    """
+
+    Examples
+    --------
+    A generated program, compiled, loaded and run:
+
+    >>> import ctypes
+    >>> import numpy as np
+    >>> from tapegrad.kernels.cpu.names import NAMES
+    >>> from tapegrad.kernels.cpu.objects import load
+    >>> from tapegrad.kernels.cpu.pointers import BLOCK_PROGRAM
+    >>> source = """
+    ... def program(block):
+    ...     n = block_word(block, 2)
+    ...     x = pointer_f32(block, 0, 0, 2, 0)
+    ...     y = pointer_f32(block, 1, 1, 2, 0)
+    ...     for i in range(n):
+    ...         y[i] = maximum(x[i] * f32(2.0), f32(0.0))
+    ...     return 0
+    ... """
+    >>> names = dict(NAMES)
+    >>> exec(source, names)
+    >>> code = compile_native(names["program"], BLOCK_PROGRAM, "program")
+    >>> program = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(load(code))
+    >>> x, y = np.array([-1, 2, 3], np.float32), np.empty(3, np.float32)
+    >>> words = np.array([x.ctypes.data, y.ctypes.data, x.size], np.int64)
+    >>> program(words.ctypes.data), y
+    (0, array([0., 4., 6.], dtype=float32))
+    '''
     symbol = f"{name}_{secrets.token_hex(8)}"
     module, machine = compile_module(source, signature, symbol)
     return ObjectCode(name, symbol, machine.emit_object(module))

@@ -8,13 +8,9 @@ Within one loop nest, pointers of different scopes promise not to overlap, which
 different nests nothing is promised: a planner may give two buffers of different lifetimes the same memory.
 Scope -1 promises nothing.
 
-A complete program, as the source printer writes it (scope 0 and 1 of 2 in nest 0)::
+A program as the source printer writes it, with scopes 0 and 1 of 2 in nest 0; `native.compile_native` shows it
+compiled and run::
 
-    from numba import cfunc
-    from tapegrad.kernels.cpu.numerics import f32, maximum
-    from tapegrad.kernels.cpu.pointers import BLOCK_PROGRAM, block_word, pointer_f32
-
-    @cfunc(BLOCK_PROGRAM, fastmath={"contract", "nsz"}, error_model="numpy")
     def program(block):
         n = block_word(block, 2)
         x = pointer_f32(block, 0, 0, 2, 0)
@@ -23,12 +19,7 @@ A complete program, as the source printer writes it (scope 0 and 1 of 2 in nest 
             y[i] = maximum(x[i] * f32(2.0), f32(0.0))
         return 0
 
-    x = np.array([-1, 2, 3], np.float32)
-    y = np.empty_like(x)
-    words = np.array([x.ctypes.data, y.ctypes.data, 3], np.int64)
-    status = program.ctypes(words.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)))     # y is [0, 4, 6]
-
-Under ``NUMBA_DISABLE_JIT=1`` the same source runs as plain Python: ``program(words)``.
+Under ``NUMBA_DISABLE_JIT=1`` the same source runs as plain Python, on an array of int64 words.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ REFERENCES: dict[str, Callable[[Any], Any]] = {
     "erf": lambda x: np.array([math.erf(v) for v in x.astype(float)], np.longdouble),
     "floor": np.floor,
 }
-RANGES = {
+RANGES: dict[str, list[tuple[float, float]]] = {
     "exp": [(-1, 1), (-103, 89), (-745, 710)],
     "expm1": [(-0.01, 0.01), (-1, 1), (-40, 89)],
     "log": [(0, 2), (0.5, 2), (0, 1e30)],
