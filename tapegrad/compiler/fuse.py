@@ -294,7 +294,11 @@ def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]]
             body += [Comment(line) for line in user_lines(task.members, graph)]
             body += _statements(task, context)
         nodes = [node for task in tasks for node in task.members]
-        copies = [(task.source, task.target) for task in tasks if task.source is not None and task.target is not None]
+        copies = [
+            (task.source, task.origin or storage.buffers[task.source], task.target)
+            for task in tasks
+            if task.source is not None and task.target is not None
+        ]
         lowered.append(describe(number, tuple(body), nodes, copies, context))
         taken[0].update(buffer.name for buffer in scratch_buffers(body))
     return Schedule(

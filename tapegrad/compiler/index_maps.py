@@ -252,15 +252,20 @@ def index_expression(index: Index, runs: Mapping[Variable, Run] | None = None) -
             if expression != run.variables[-1]:
                 continue
             expression = run.merged
-        if isinstance(coefficient, int) and coefficient < 0:
-            negative = add(negative, multiply(expression, size_expression(-coefficient)))
+        if is_negative(coefficient):
+            negative = add(negative, multiply(expression, size_expression(0 - coefficient)))
         else:
             result = add(result, multiply(expression, size_expression(coefficient)))
-    if isinstance(index.offset, int) and index.offset < 0:
-        negative = add(negative, Constant(-index.offset, INT64))
+    if is_negative(index.offset):
+        negative = add(negative, size_expression(0 - index.offset))
     else:
         result = add(result, size_expression(index.offset))
     return subtract(result, negative)
+
+
+def is_negative(size: Size) -> bool:
+    """Whether a size, here a coefficient, counts backwards."""
+    return size < 0 if isinstance(size, int) else all(coefficient < 0 for _, coefficient in size.terms)
 
 
 def can_merge(first: Variable, second: Variable, size: Size, accesses: Sequence[Index]) -> bool:

@@ -28,7 +28,8 @@ from tapegrad.ir.sizes import Size, Symbol
 #: Operations in a kernel's name.
 NAMED_OPERATIONS = 4
 
-Copy = tuple[Node, Buffer]
+#: The value, the buffer it is read from, the buffer it is copied to.
+Copy = tuple[Node, Buffer, Buffer]
 
 
 def user_lines(nodes: Sequence[Node], graph: Graph) -> list[str]:
@@ -131,17 +132,16 @@ def kernel_graph(
     mapping: dict[Node, Node] = {}
     inside = set(nodes)
     read_nodes = [access.node for node in nodes for access in values.reads[node].accesses if access.node not in inside]
-    holders = {context.buffers[node]: node for node in read_nodes}
+    holders = {context.buffers[node]: node for node in read_nodes} | {read: source for source, read, _ in copies}
     for buffer in reads:
-        # A buffer that only a copy reads holds the copied value.
-        node = holders.get(buffer) or next(source for source, _ in copies)
+        node = holders[buffer]
         mapping[node] = builder.input(node.shape, node.dtype, values.graph.names.get(node))
     outputs: list[Node] = []
     targets: dict[Buffer, Node] = {}
     for node in nodes:
         for buffer in context.stores.get(node, ()):
             targets[buffer] = node
-    targets |= {buffer: source for source, buffer in copies}
+    targets |= {target: source for source, _, target in copies}
     for buffer in writes:
         outputs.append(_rebuild(targets[buffer], builder, mapping))
     for node in nodes:
@@ -182,6 +182,9 @@ def _rebuild(target: Node, builder: Builder, mapping: dict[Node, Node]) -> Node:
         stack.pop()
         if node.primitive == "checked":
             mapping[node] = mapping[node.inputs[0]]
+        elif node.primitive == "input":
+            # Nothing depends on its elements: the positions of extremes along axes of size 1.
+            mapping[node] = builder.full(node.shape, 0, node.dtype)
         else:
             mapping[node] = builder.like(node, *(mapping[source] for source in node.inputs))
     return mapping[target]

@@ -291,7 +291,8 @@ class Nest:
         if not roots and not kept:
             return
         reductions = [node for node in roots if is_reduction(node)]
-        several = len(roots) + len(kept) > 1
+        targets = sum(max(1, len(self.context.stores.get(node, ()))) for node in roots) + len(kept)
+        several = targets > 1
         sources = {node: node.inputs[0] if node in reductions else node for node in [*roots, *kept]}
         for node in self._needed([*roots, *kept]):
             if not is_reduction(node):

@@ -13,6 +13,7 @@ from tapegrad.compiler.index_maps import (
     core,
     flat,
     is_affine_view,
+    is_negative,
     map_index,
     operand,
 )
@@ -188,7 +189,7 @@ def strided_access(node: Node, index: tuple[Index, ...], values: Values) -> Acce
     accesses = _collect([(node, index)], (), values).accesses
     if len(accesses) != 1 or accesses[0].position is None:
         return None
-    backwards = any(isinstance(c, int) and c < 0 for _, c in accesses[0].position.terms)
+    backwards = any(is_negative(coefficient) for _, coefficient in accesses[0].position.terms)
     return None if backwards or _recomputes(node, values) else accesses[0]
 
 
