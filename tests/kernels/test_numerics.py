@@ -11,29 +11,29 @@ import pytest
 from numba import njit
 
 from tapegrad.kernels.cpu import numerics
-from tapegrad.kernels.cpu.intrinsics import COMPILED, NUMPY_TYPES
+from tapegrad.kernels.cpu.intrinsics import NUMPY_TYPES, SUFFIXES
+from tapegrad.kernels.cpu.names import NAMES
 from tapegrad.kernels.cpu.numerics import FASTMATH
+from tests.kernels.support import compile_program, compiled_only, words_of
 
-compiled_only = pytest.mark.skipif(not COMPILED, reason="looks at LLVM code; the JIT is disabled")
 INTEGERS = ["i32", "i64", "u8"]
 FLOATS = ["f32", "f64"]
 
 
-def over_arrays(function: Callable[..., Any], arity: int) -> Any:
-    """A loop that applies a scalar kernel to arrays element by element."""
-    if arity == 1:
+def over_arrays(function: Callable[..., Any], arity: int) -> Callable[..., None]:
+    """A loop that applies a scalar kernel to arrays element by element, into the last one."""
 
-        def unary(a: Any, out: Any) -> None:
-            for i in range(out.size):
-                out[i] = function(a[i])
+    def run(*arrays: np.ndarray) -> None:
+        pointers = [f"pointer_{SUFFIXES[array.dtype]}" for array in arrays]
+        lines = ["def program(block):"]
+        lines += [f"    a{k} = {pointer}(block, {k}, {k}, {arity + 1}, 0)" for k, pointer in enumerate(pointers)]
+        lines += [f"    for i in range(block_word(block, {arity + 1})):"]
+        lines += [f"        a{arity}[i] = function({', '.join(f'a{k}[i]' for k in range(arity))})", "    return 0"]
+        names = dict(NAMES, function=function)
+        exec("\n".join(lines), names)
+        compile_program(names["program"])(words_of(*arrays, arrays[-1].size))
 
-        return njit(fastmath=set(FASTMATH), error_model="numpy")(unary)
-
-    def binary(a: Any, b: Any, out: Any) -> None:
-        for i in range(out.size):
-            out[i] = function(a[i], b[i])
-
-    return njit(fastmath=set(FASTMATH), error_model="numpy")(binary)
+    return run
 
 
 def samples(suffix: str) -> np.ndarray:
