@@ -25,6 +25,7 @@ from tapegrad.compiler.layout import (
     symbolic_sizes,
     walk,
 )
+from tapegrad.compiler.python_forms import ACCUMULATORS, ARITHMETIC, ATOM, CALLED, CHOICE, FORMS, NOT, UNARY
 from tapegrad.errors import GraphError
 from tapegrad.ir.graph import type_string
 from tapegrad.ir.kernel import (
@@ -66,81 +67,6 @@ INDENT = "    "
 LINE_WIDTH = 120
 
 
-# What each primitive prints as --------------------------------------------------------------------------------
-
-# How tightly Python binds: an operand that binds less tightly than its place asks is put in parentheses.
-_CHOICE, _NOT, _COMPARISON, _OR, _AND, _SUM, _TERM, _UNARY, _ATOM = range(9)
-
-
-@dataclass(frozen=True)
-class Form:
-    """A template of Python, how tightly it binds, and how tightly each operand must."""
-
-    template: str
-    binding: int = _ATOM
-    operands: tuple[int, ...] = ()
-
-
-def _call(name: str) -> Form:
-    return Form(name + "({})")
-
-
-def _infix(symbol: str, binding: int) -> Form:
-    return Form(f"{{}} {symbol} {{}}", binding, (binding, binding + 1))
-
-
-def _comparison(symbol: str) -> Form:
-    return Form(f"{{}} {symbol} {{}}", _COMPARISON, (_COMPARISON + 1, _COMPARISON + 1))
-
-
-#: Primitives that print alike for every dtype.
-FORMS: dict[str, Form] = {
-    **{
-        name: _call(name)
-        for name in (
-            "absolute", "sign", "floor", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "tanh", "sigmoid", "erf",
-            "maximum", "minimum", "floor_divide", "remainder",
-        )
-    },
-    "where": _call("select"),
-    "divide": _infix("/", _TERM),
-    "equal": _comparison("=="),
-    "not_equal": _comparison("!="),
-    "less": _comparison("<"),
-    "less_equal": _comparison("<="),
-    "logical_and": _infix("&", _AND),
-    "logical_or": _infix("|", _OR),
-    "logical_not": Form("not {}", _NOT, (_NOT,)),
-    "stop_gradient": Form("{}", _CHOICE, (_CHOICE,)),
-    "identity": Form("{}", _CHOICE, (_CHOICE,)),
-}  # fmt: skip
-
-_OPERATORS: dict[str, Form] = {
-    "add": _infix("+", _SUM),
-    "subtract": _infix("-", _SUM),
-    "multiply": _infix("*", _TERM),
-    "negative": Form("-{}", _UNARY, (_UNARY,)),
-}
-
-#: Arithmetic: operators where Numba keeps the dtype, functions for int32 and uint8, which it would widen.
-ARITHMETIC: dict[str, dict[str, Form]] = {
-    "f32": _OPERATORS | {"power": _call("power")},
-    "f64": _OPERATORS | {"power": _call("power")},
-    "i64": _OPERATORS | {"power": _call("integer_power")},
-    "i32": {name: _call(name) for name in _OPERATORS} | {"power": _call("integer_power")},
-    "u8": {name: _call(name) for name in _OPERATORS} | {"power": _call("integer_power")},
-    "b1": {"add": FORMS["logical_or"], "multiply": FORMS["logical_and"]},
-}
-
-#: How a register accumulator takes one more value, by the accumulator's operation.
-ACCUMULATORS: dict[str, str] = {
-    "add": "accumulate",
-    "multiply": "accumulate_factor",
-    "maximum": "maximum",
-    "minimum": "minimum",
-}
-
-
 # Names --------------------------------------------------------------------------------------------------------
 
 
@@ -161,18 +87,6 @@ def identifier(name: str, taken: Iterable[str] = ()) -> str:
         candidate, number = f"{base}_{number}", number + 1
     return candidate
 
-
-#: Every name that a printed program may call.
-CALLED = frozenset(
-    [form.template.split("(")[0] for form in FORMS.values() if "(" in form.template]
-    + [form.template.split("(")[0] for forms in ARITHMETIC.values() for form in forms.values() if "(" in form.template]
-    + list(ACCUMULATORS.values())
-    + list(SUFFIXES.values())
-    + [f"pointer_{suffix}" for suffix in SUFFIXES.values()]
-    + [f"call_matmul_{suffix}" for suffix in SUFFIXES.values() if suffix != "b1"]
-    + ["uniform_f32", "uniform_f64", "call_permutation", "block_word", "offset", "address", "inf", "nan"]
-    + ["call_program"]
-)
 
 _RESERVED = CALLED | {"block", "range", "word", "status", ENTRY}
 
@@ -239,7 +153,7 @@ class Printer:
 
     # --- expressions
 
-    def expression(self, value: Expression, least: int = _CHOICE) -> str:
+    def expression(self, value: Expression, least: int = CHOICE) -> str:
         """An expression, in parentheses where it binds less tightly than ``least``."""
         text, binding = self._EXPRESSIONS[type(value)](self, value)
         return text if binding >= least else f"({text})"
@@ -248,25 +162,25 @@ class Printer:
         suffix = SUFFIXES[value.dtype]
         number = value.dtype.type(value.value).item()
         if suffix == "b1":
-            return str(number), _ATOM
+            return str(number), ATOM
         if suffix == "i64":
-            return str(number), _ATOM if number >= 0 else _UNARY
-        return f"{suffix}({_digits(number, value.dtype)})", _ATOM
+            return str(number), ATOM if number >= 0 else UNARY
+        return f"{suffix}({_digits(number, value.dtype)})", ATOM
 
     def _variable(self, value: Variable) -> tuple[str, int]:
-        return self.local(value.name), _ATOM
+        return self.local(value.name), ATOM
 
     def _size(self, value: SizeValue) -> tuple[str, int]:
         if isinstance(value.size, int):
-            return str(value.size), _ATOM if value.size >= 0 else _UNARY
-        return self.names.sizes[value.size], _ATOM
+            return str(value.size), ATOM if value.size >= 0 else UNARY
+        return self.names.sizes[value.size], ATOM
 
     def _load(self, value: Load) -> tuple[str, int]:
-        return f"{self.buffer(value.buffer)}[{self.expression(value.index)}]", _ATOM
+        return f"{self.buffer(value.buffer)}[{self.expression(value.index)}]", ATOM
 
     def _apply(self, value: Apply) -> tuple[str, int]:
         if value.primitive == "cast":
-            return f"{SUFFIXES[value.dtype]}({self.expression(value.arguments[0])})", _ATOM
+            return f"{SUFFIXES[value.dtype]}({self.expression(value.arguments[0])})", ATOM
         if value.primitive == "relu":
             (x,) = value.arguments
             zero = Constant(0, value.dtype)
@@ -280,12 +194,12 @@ class Printer:
         return form.template.format(*operands), form.binding
 
     def _conditional(self, value: Conditional) -> tuple[str, int]:
-        parts = (self.expression(part, _CHOICE + 1) for part in (value.value, value.condition, value.otherwise))
-        return "{} if {} else {}".format(*parts), _CHOICE
+        parts = (self.expression(part, CHOICE + 1) for part in (value.value, value.condition, value.otherwise))
+        return "{} if {} else {}".format(*parts), CHOICE
 
     def _uniform(self, value: RandomUniform) -> tuple[str, int]:
         arguments = ", ".join(map(self.expression, (value.seed, value.draw, value.element)))
-        return f"uniform_{SUFFIXES[value.dtype]}({arguments})", _ATOM
+        return f"uniform_{SUFFIXES[value.dtype]}({arguments})", ATOM
 
     _EXPRESSIONS: dict[type, Callable[[Printer, Any], tuple[str, int]]] = {
         Constant: _constant,
@@ -370,7 +284,7 @@ class Printer:
         return [f"{indent}call_permutation({entry}, address({self.buffer(statement.out)}), {arguments})"]
 
     def _check(self, statement: Check, indent: str, depth: int) -> list[str]:
-        condition = self.expression(statement.condition, _NOT)
+        condition = self.expression(statement.condition, NOT)
         return [f"{indent}if not {condition}:", f"{indent}{INDENT}return {statement.code}"]
 
     def _comment(self, statement: Comment, indent: str, depth: int) -> list[str]:

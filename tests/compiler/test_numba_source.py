@@ -13,6 +13,7 @@ import pytest
 
 from tapegrad.compiler.layout import NESTS_PER_PIECE, make_layout
 from tapegrad.compiler.numba_source import identifier, kernel_source, piece_names, program_source
+from tapegrad.compiler.python_forms import ARITHMETIC, FORMS
 from tapegrad.ir.graph import Builder
 from tapegrad.ir.kernel import (
     Apply,
@@ -28,6 +29,8 @@ from tapegrad.ir.kernel import (
     Statement,
     Store,
 )
+from tapegrad.primitives import PRIMITIVES as TABLE
+from tapegrad.primitives import Kind
 from tests.compiler import trees
 from tests.compiler.trees import BOOL, F32, F64, I32, I64, U8, apply, index, number, size, variable
 
@@ -204,6 +207,14 @@ PRIMITIVES = [
     *((name, 2, (BOOL,)) for name in ("logical_and", "logical_or", "equal", "maximum")),
     ("logical_not", 1, (BOOL,)),
 ]
+
+
+def test_every_elementwise_primitive_has_a_form_and_is_tested() -> None:
+    elementwise = {name for name, row in TABLE.items() if row.kind is Kind.ELEMENTWISE}
+    printed_alone = {"cast", "relu"}
+    assert elementwise == set(FORMS) | set(ARITHMETIC["f32"]) | printed_alone
+    tested = {name for name, _, _ in PRIMITIVES} | {"cast"}
+    assert elementwise - tested == {"where", "stop_gradient", "identity"}
 
 
 def every_primitive() -> Schedule:
