@@ -364,10 +364,14 @@ def _recomputed_chain(
         if current is not node and (current.primitive == "input" or is_stored(current)):
             sources[current] = None
             continue
-        if current.primitive not in CHEAP or len(chain) >= RECOMPUTED_OPERATIONS or values.reads[current].checks:
+        cheap = current.primitive in CHEAP and current not in values.buffered
+        reads = values.reads.get(current)
+        if not cheap or reads is None or reads.checks or not all(access.aligned for access in reads.accesses):
             return {}
         chain[current] = None
-        stack.extend(access.node for access in values.reads[current].accesses)
+        if len(chain) > RECOMPUTED_OPERATIONS:
+            return {}
+        stack.extend(access.node for access in reads.accesses)
     return chain if len(sources) == 1 and cells.isdisjoint(sources) else {}
 
 

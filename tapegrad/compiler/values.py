@@ -83,12 +83,15 @@ class Values:
         The ``checked`` nodes, in order: their value is their input's, their condition has code of its own.
     reads : dict
         What each of both kinds reads.
+    buffered : set
+        Values that must lie in a buffer, for a reader that knows nothing but its position in there.
     """
 
     graph: Graph
     computed: dict[Node, None] = field(default_factory=dict)
     checks: dict[Node, None] = field(default_factory=dict)
     reads: dict[Node, Reads] = field(default_factory=dict)
+    buffered: set[Node] = field(default_factory=set)
 
     def stored(self, node: Node) -> bool:
         """Whether the value lies, or may lie, in a buffer."""
@@ -133,8 +136,10 @@ def classify(graph: Graph) -> Values:
             costs[node] = cost
         depths[node] = 0 if values.stored(node) else depth
         for base in _buffers_needed(node, values):
-            values.computed[base] = None
+            values.buffered.add(base)
             depths[base] = 0
+            if base.primitive != "input":
+                values.computed[base] = None
     for output in graph.outputs:
         base = alias_base(output, values)
         if not values.stored(base):
@@ -148,8 +153,7 @@ def classify(graph: Graph) -> Values:
 def _buffers_needed(node: Node, values: Values) -> list[Node]:
     """The values that must lie in a buffer for ``node`` to read them."""
     if node.primitive == "reshape" and not is_affine_view(node):
-        base = alias_base(node.inputs[0], values)
-        return [] if values.stored(base) else [base]
+        return [alias_base(node.inputs[0], values)]
     if node.primitive == "matmul":
         return [alias_base(source, values) for source in node.inputs if not _is_strided(source, values)]
     return []
