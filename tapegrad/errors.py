@@ -6,6 +6,7 @@ also derives from the built-in exception that NumPy or Python would raise, so th
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
@@ -17,6 +18,8 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _OWN_FOLDERS = tuple(
     os.path.realpath(os.path.join(_PACKAGE, folder)) + os.sep for folder in ("", "kernels", "models")
 ) + tuple(os.path.join(_PACKAGE, folder) + os.sep for folder in ("kernels", "models"))
+# A generator that is a context manager is entered from here.
+_PASSED_OVER = os.path.realpath(contextlib.__file__)
 
 #: A cheap mark of a place in the user's code: the code object and the instruction, resolved only when printed.
 Mark = tuple[CodeType, int]
@@ -43,7 +46,8 @@ class Location:
 def _is_own(file: str, known: dict[str, bool] = {}) -> bool:  # noqa: B006 - a cache on purpose
     own = known.get(file)
     if own is None:
-        own = known[file] = os.path.realpath(file).startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS)
+        real = os.path.realpath(file)
+        own = known[file] = real.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS) or real == _PASSED_OVER
     return own
 
 

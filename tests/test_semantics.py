@@ -1,4 +1,4 @@
-"""The rules of docs/semantics.md that need a model, an optimizer or a program; test_tape and test_tensor hold others."""
+"""The rules of docs/semantics.md that need a model, an optimizer or a program; test_tape and test_tensor hold more."""
 
 from __future__ import annotations
 
