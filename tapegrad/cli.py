@@ -5,7 +5,6 @@ Errors are one line on stderr; the exit status is 2 for a wrong option and 1 for
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -38,10 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _fail(error.message, 2 if isinstance(error, OptionError) else 1)
     except (click.Abort, KeyboardInterrupt):
         status = _fail("interrupted; nothing was written", 130)
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     sys.exit(status)
 
 
@@ -51,7 +46,10 @@ def _fail(message: str, status: int) -> int:
 
 
 def _say_slow_compile(name: str) -> None:
-    click.echo(f"\ntapegrad: compiling {name} ...", err=True)
+    from tqdm import tqdm
+
+    # Above a progress bar, if there is one.
+    tqdm.write(f"tapegrad: compiling {name} ...", file=sys.stderr)
 
 
 def _widths(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:

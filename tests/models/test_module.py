@@ -284,7 +284,5 @@ def test_a_module_without_forward_says_so() -> None:
 
 
 def test_nested_modules_print_like_torchs() -> None:
-    text = repr(Sequential(Sequential(Linear(2, 1)), ReLU()))
-    assert text == (
-        "Sequential(\n  (0): Sequential(\n    (0): Linear(in_features=2, out_features=1, bias=True)\n  )\n  (1): ReLU()\n)"
-    )
+    inner = "  (0): Sequential(\n    (0): Linear(in_features=2, out_features=1, bias=True)\n  )"
+    assert repr(Sequential(Sequential(Linear(2, 1)), ReLU())) == f"Sequential(\n{inner}\n  (1): ReLU()\n)"

@@ -58,7 +58,12 @@ def adam(
 
 
 def rmsprop(
-    lr: float, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0, momentum: float = 0, centered: bool = False
+    lr: float,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0,
+    momentum: float = 0,
+    centered: bool = False,
 ) -> Rule:
     v, mean, buffer = [0.0], [0.0], [0.0]
 
