@@ -244,7 +244,7 @@ def torch(workload: Workload) -> dict[str, Run]:
 
 
 def pytensor(workload: Workload) -> dict[str, Run]:
-    """PyTensor with its default backend, a call a step."""
+    """PyTensor with its Numba backend, a call a step."""
     import pytensor
     import pytensor.tensor as pt
 
@@ -281,7 +281,7 @@ def pytensor(workload: Workload) -> dict[str, Run]:
     state = [target for target, _ in updates]
     if workload.optimizer == "adam":
         updates.append((count, count + np.float32(1)))
-    step = pytensor.function([x, y], loss, updates=[(t, u.astype("float32")) for t, u in updates])
+    step = pytensor.function([x, y], loss, updates=[(t, u.astype("float32")) for t, u in updates], mode="NUMBA")
     xs, ys = workload.batches()
     labels = ys.astype("int32") if workload.loss == "cross_entropy" else ys
 

@@ -2,7 +2,7 @@
 
 Run ``python -m tests.benchmarks.peers`` from the checkout. All contenders train the same network from the same
 weights on the same stacked batches, interleaved; a figure is the median of the rounds. A contender whose losses
-differ from those of NumPy by hand is not shown but reported.
+differ from those of NumPy by hand is not shown but reported. PyTensor runs with its Numba backend.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from .contenders import CONTENDERS, Run
 from .workloads import WORKLOADS, Workload
 
 
+def alike(losses: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether two trainings are the same but for rounding, which grows from step to step."""
+    early = np.allclose(losses[:50], expected[:50], rtol=2e-3, atol=1e-5)
+    return early and abs(losses[-1] - expected[-1]) < 0.01 * expected[0]
+
+
 def prepare(workload: Workload, contenders: list[str]) -> dict[str, Run]:
     """The ways to run a workload that train alike, by ``contender way``."""
     ways: dict[str, Run] = {}
@@ -31,7 +37,7 @@ def prepare(workload: Workload, contenders: list[str]) -> dict[str, Run]:
             label = name if name == way else f"{name} {way}"
             for _ in range(12 if way == "define-by-run" and workload.steps < 12 else 1):
                 losses = run()  # compiles, warms up
-            if losses.size and not np.allclose(losses, expected, rtol=2e-3, atol=1e-4):
+            if losses.size and not alike(losses, expected):
                 print(
                     f"{workload.name}: {label} trains differently: {losses[-1]} against {expected[-1]}", file=sys.stderr
                 )
