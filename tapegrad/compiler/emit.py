@@ -1,8 +1,8 @@
 """Expressions and statements of one nest, from the values it computes.
 
 An emitter writes at three levels: before all loops, once a row, once an element. A value is bound at the outermost
-level where all its loop variables exist, so that what does not change in a loop stands before it. Index maps are followed
-to the buffers below them; under a condition nothing is bound, for there it must not be loaded in vain.
+level where all its loop variables exist, so that what does not change in a loop stands before it. Index maps are
+followed to the buffers below them; under a condition nothing is bound, for there it must not be loaded in vain.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from tapegrad.ir.graph import Node
 from tapegrad.ir.kernel import (
     INT64,
     Apply,
+    Assign,
     Buffer,
     Conditional,
     Constant,
     Expression,
+    If,
     Let,
     Load,
     Loop,
@@ -487,3 +489,14 @@ def initial(primitive: str, dtype: np.dtype) -> Constant:
     start = {"sum": 0, "prod": 1, "max": least, "min": greatest, "argmax": least, "argmin": greatest}[primitive]
     return Constant(start if primitive not in ("sum", "prod") else dtype.type(start).item(), dtype)
 
+
+def position_update(
+    primitive: str, best: Variable, position: Variable, value: Expression, here: Expression
+) -> Statement:
+    """Take one element into the registers of argmax or argmin: NumPy's rule, by which the first NaN wins."""
+    pair = (value, best) if primitive == "argmax" else (best, value)
+    better = Apply("logical_not", (Apply("less_equal", pair, BOOL),), BOOL)
+    condition: Expression = better
+    if value.dtype.kind == "f":
+        condition = Apply("logical_and", (better, Apply("equal", (best, best), BOOL)), BOOL)
+    return If(condition, (Assign(best.name, value), Assign(position.name, here)))

@@ -19,6 +19,7 @@ from tapegrad.compiler.index_maps import core
 from tapegrad.compiler.kernel_graph import describe, scratch_buffers, user_lines
 from tapegrad.compiler.lower import lower_group
 from tapegrad.compiler.lower_indexed import store_everywhere
+from tapegrad.compiler.recompute import drop_recomputed
 from tapegrad.compiler.values import Values, alias_base, classify, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
@@ -100,6 +101,7 @@ def schedule(graph: Graph) -> Schedule:
     """
     values = classify(graph)
     groups = group_values(values)
+    drop_recomputed(groups)
     tasks = [Task(position, group) for position, group in enumerate(groups.ordered())]
     task_of = {task.group: task for task in tasks if task.group is not None}
     for task in tasks:

@@ -12,11 +12,11 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
-from tapegrad.compiler.values import CHEAP, RECOMPUTED_OPERATIONS, Values, alias_base, collect_reads, loop_shape
+from tapegrad.compiler.values import Values, all_readers, collect_reads, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.sizes import Shape, Size
@@ -45,8 +45,8 @@ _LONE = frozenset({"cumsum", "scatter_add", "random_permutation", "checked", "co
 class Group:
     """The values of one nest, in order.
 
-    ``required`` are the numbers of row axes that members ask for, at most one; ``preferred`` is what a reduction would like.
-    A *lone* group has a single member whose code is of its own kind.
+    ``required`` are the numbers of row axes that members ask for, at most one; ``preferred`` is what a reduction would
+    like. A *lone* group has a single member whose code is of its own kind.
     """
 
     members: list[Node]
@@ -212,7 +212,7 @@ class Groups:
         return {self.of[node] for node in group.needs if node in self.of}
 
     def join(self, first: Group, second: Group) -> Group | None:
-        """Add the later group to the earlier one, where they fit one nest and no way between them leads through a third."""
+        """Add the later group to the earlier one, if they fit one nest and no way between them leads through a third."""
         if first.slot > second.slot:
             first, second = second, first
         required = self._required(first, second)
@@ -246,7 +246,7 @@ class Groups:
         return required_rows(first, second, long, self.values, self.of)
 
     def _make_adjacent(self, first: Group, second: Group) -> bool:
-        """Move what lies between two groups before or behind them, and free the later one's slot, where that is possible."""
+        """Move what lies between two groups before or behind them and free the later one's slot, if that is possible."""
         segment = self._slots[first.slot : second.slot + 1]
         dependent = {first}
         for group in segment[1:]:
@@ -280,7 +280,6 @@ def group_values(values: Values) -> Groups:
         for first, second in zip(siblings, siblings[1:], strict=False):
             groups.join(groups.of[first], groups.of[second])
     _join_updates(groups)
-    _drop_recomputed(groups)
     return groups
 
 
@@ -295,7 +294,9 @@ def scaled_update(members: Sequence[Node]) -> tuple[Node, Node, Node] | None:
         return None
     scale = next((source for source in scaled.inputs if source is not product), product)
     cell = next((source for source in last.inputs if source is not scaled), scaled)
-    if core(scale.shape) or cell.shape != product.shape or (last.primitive == "subtract" and cell is not last.inputs[0]):
+    if core(scale.shape) or cell.shape != product.shape:
+        return None
+    if last.primitive == "subtract" and cell is not last.inputs[0]:
         return None
     return last, cell, scale
 
@@ -303,7 +304,7 @@ def scaled_update(members: Sequence[Node]) -> tuple[Node, Node, Node] | None:
 def _join_updates(groups: Groups) -> None:
     """Give a product without a panel to the step that it is the gradient of: then nothing but the product remains."""
     written = {groups.values.graph.outputs[output] for output, _ in groups.values.graph.writes}
-    readers = _all_readers(groups.values)
+    readers = all_readers(groups.values)
     for group in groups.ordered():
         if not group.lone or group.product is None or len(group.space) != 2:
             continue
@@ -315,64 +316,6 @@ def _join_updates(groups: Groups) -> None:
         if update is not None and update[0] in written:
             group.lone, group.required = False, frozenset({1})
             groups.join(group, step)
-
-
-def _all_readers(values: Values) -> dict[Node, set[Node]]:
-    """For each value the computed ones and checks that read it."""
-    readers: dict[Node, set[Node]] = {}
-    for node, reads in values.reads.items():
-        for access in reads.accesses:
-            readers.setdefault(access.node, set()).add(node)
-    return readers
-
-
-def _drop_recomputed(groups: Groups) -> None:
-    """Recompute a cheap value where it is read in other nests, if what it comes from is stored in any case."""
-    values = groups.values
-    outputs = {alias_base(output, values) for output in values.graph.outputs}
-    cells = {values.graph.inputs[cell] for _, cell in values.graph.writes}
-    readers = _all_readers(values)
-
-    def outside(node: Node) -> set[Node]:
-        return {reader for reader in readers.get(node, ()) if groups.of[reader] is not groups.of.get(node)}
-
-    for node in list(values.computed):
-        if node not in values.computed or node in outputs or not core(node.shape):
-            continue
-        others = outside(node)
-        if not others or any(reader.primitive == "matmul" for reader in others):
-            continue
-        chain = _recomputed_chain(node, values, lambda n: n in outputs or bool(outside(n) - {node}), cells)
-        for dropped in chain:
-            groups.remove(dropped)
-        for dropped in chain:
-            for reader in readers.pop(dropped, set()) & values.reads.keys():
-                groups.read_again(reader)
-                for access in values.reads[reader].accesses:
-                    readers.setdefault(access.node, set()).add(reader)
-
-
-def _recomputed_chain(
-    node: Node, values: Values, is_stored: Callable[[Node], bool], cells: set[Node]
-) -> dict[Node, None]:
-    """The few cheap operations from one stored value to ``node``; empty where it is not like that."""
-    chain: dict[Node, None] = {}
-    sources: dict[Node, None] = {}
-    stack = [node]
-    while stack:
-        current = stack.pop()
-        if current is not node and (current.primitive == "input" or is_stored(current)):
-            sources[current] = None
-            continue
-        cheap = current.primitive in CHEAP and current not in values.buffered
-        reads = values.reads.get(current)
-        if not cheap or reads is None or reads.checks or not all(access.aligned for access in reads.accesses):
-            return {}
-        chain[current] = None
-        if len(chain) > RECOMPUTED_OPERATIONS:
-            return {}
-        stack.extend(access.node for access in reads.accesses)
-    return chain if len(sources) == 1 and cells.isdisjoint(sources) else {}
 
 
 def _in_order(values: Values) -> Iterable[Node]:

@@ -119,7 +119,7 @@ def operand(index: Sequence[Index], shape: Shape) -> tuple[Index, ...]:
 
 
 def split_axes(source: Shape, target: Shape) -> tuple[tuple[int, ...], ...] | None:
-    """For each axis of ``source`` the axes of ``target`` it is the product of; None where a reshape is not of this kind.
+    """For each axis of ``source`` the axes of ``target`` that it is the product of; None for other reshapes.
 
     Examples
     --------

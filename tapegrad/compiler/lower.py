@@ -1,9 +1,9 @@
 """A group of values to the statements of its loop nest.
 
 A nest without rows is one set of loops around one body. A nest of rows has, for each row, several inner loops one after
-another: a *stage* ends where a reduction along the row is complete, and what needs the result stands in the next stage.
-Values of an earlier stage are recomputed there, loaded back where they were stored, or, where they are expensive, kept in a
-scratch row.
+another: a *stage* ends where a reduction along the row is complete, and what needs the result stands in the next.
+Values of an earlier stage are recomputed there, loaded back where they were stored, or, where they are expensive, kept
+in a scratch row.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tapegrad.compiler.emit import (
     innermost,
     merge_axes,
     merged_axes,
+    position_update,
     wrap,
 )
 from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_height, scaled_update
@@ -46,7 +47,6 @@ from tapegrad.ir.kernel import (
     Accumulate,
     AccumulateInto,
     Apply,
-    Assign,
     Buffer,
     Constant,
     Declare,
@@ -60,7 +60,6 @@ from tapegrad.ir.kernel import (
     Store,
     Variable,
 )
-from tapegrad.primitives import BOOL
 
 OPERATIONS: dict[str, Operation] = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}
 
@@ -169,7 +168,8 @@ class Nest:
         if self.group.product is not None:
             self._declare_panel(self.group.product)
         self._keep_rows()
-        for self.stage in range(self.last + 1):
+        for stage in range(self.last + 1):
+            self.stage = stage
             self._row_values()
             self._element_loop()
         row_body = (*emitter.take(ROW), *self.row_end)
@@ -376,18 +376,6 @@ class Nest:
         ]
         here = emitter.position(self._row_position())
         return [position_update(node.primitive, best, position, value, here)]
-
-
-def position_update(
-    primitive: str, best: Variable, position: Variable, value: Expression, here: Expression
-) -> Statement:
-    """Take one element into the registers of argmax or argmin: NumPy's rule, by which the first NaN wins."""
-    pair = (value, best) if primitive == "argmax" else (best, value)
-    better = Apply("logical_not", (Apply("less_equal", pair, BOOL),), BOOL)
-    condition: Expression = better
-    if value.dtype.kind == "f":
-        condition = Apply("logical_and", (better, Apply("equal", (best, best), BOOL)), BOOL)
-    return If(condition, (Assign(best.name, value), Assign(position.name, here)))
 
 
 def _mentions(expression: Expression, name: str) -> bool:

@@ -16,6 +16,7 @@ from tapegrad.compiler.emit import (
     innermost,
     merge_axes,
     merged_axes,
+    position_update,
     random_state,
     wrap,
 )
@@ -127,8 +128,6 @@ def _cumsum(node: Node, context: Context) -> tuple[Statement, ...]:
 
 
 def _extreme_position(node: Node, context: Context) -> tuple[Statement, ...]:
-    from tapegrad.compiler.lower import position_update
-
     source, axis = node.inputs[0], reduced_axes(node)[0]
     outer, inner, index = _along(node, axis, source.shape)
     emitter = _sequential_emitter(context, outer, [inner])

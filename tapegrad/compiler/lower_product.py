@@ -16,6 +16,7 @@ from tapegrad.compiler.index_maps import (
     operand,
     size_expression,
 )
+from tapegrad.compiler.lower_indexed import store_everywhere
 from tapegrad.compiler.values import alias_base, strided_access, variables
 from tapegrad.errors import GraphError
 from tapegrad.ir.graph import Node
@@ -36,8 +37,6 @@ def lower_product(node: Node, context: Context) -> tuple[Statement, ...]:
     body = (product_statement(node, context, [axis.variable for axis in axes], target[0]),)
     copies: tuple[Statement, ...] = ()
     if len(target) > 1:
-        from tapegrad.compiler.lower_indexed import store_everywhere
-
         copies = store_everywhere(node, target[1:], context)
     return (*wrap(axes, body, innermost("sequential")), *copies)
 

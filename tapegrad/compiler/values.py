@@ -290,3 +290,12 @@ def work(node: Node) -> sizes.Size:
         source = node.inputs[0]
         return count * 2 * source.shape[-2 if node.params["transpose_a"] else -1]
     return count * node.row.flops
+
+
+def all_readers(values: Values) -> dict[Node, set[Node]]:
+    """For each value the computed ones and checks that read it."""
+    readers: dict[Node, set[Node]] = {}
+    for node, reads in values.reads.items():
+        for access in reads.accesses:
+            readers.setdefault(access.node, set()).add(node)
+    return readers

@@ -263,8 +263,8 @@ class Kernel:
     reads, writes : tuple of Buffer
         In order of first use. A buffer updated in place is in both.
     graph : Graph
-        The meaning in primitives: its inputs are the values in ``reads``, its outputs those in ``writes``. Where a size is
-        bound by no read value, a 1-d bool input of that length follows these; only its shape counts.
+        The meaning in primitives: its inputs are the values in ``reads``, its outputs those in ``writes``. Where a size
+        is bound by no read value, a 1-d bool input of that length follows these; only its shape counts.
     flops, bytes : Size
         Floating-point operations, and bytes read and written, of one run.
     """
