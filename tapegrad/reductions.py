@@ -13,6 +13,7 @@ from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import INT64, shape_text
+from tapegrad.ranges import at_least
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, record, to_floating
 from tapegrad.tensor import Tensor
 
@@ -320,7 +321,8 @@ def any(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     [True, False]
     """
     # A count, because a maximum over no elements has no value.
-    return sum(truth(x), axis, keepdims=keepdims) != 0
+    x = truth(x)
+    return sum(x, as_axes(axis, x._entry.shape, "any"), keepdims=keepdims) != 0
 
 
 def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -351,7 +353,8 @@ def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     >>> tg.all([[True, True], [True, False]], axis=1).tolist()
     [True, False]
     """
-    return sum(~truth(x), axis, keepdims=keepdims) == 0
+    x = truth(x)
+    return sum(~x, as_axes(axis, x._entry.shape, "all"), keepdims=keepdims) == 0
 
 
 def mean(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
@@ -435,11 +438,15 @@ def var(
     >>> tg.var([1.0, 2.0, 3.0]).item(), tg.var([1.0, 2.0, 3.0], ddof=1).item()
     (0.6666666865348816, 1.0)
     """
+    return _variance(x, axis, dtype, ddof if correction is None else correction, keepdims, "var")
+
+
+def _variance(x: TensorLike, axis: Axis, dtype: Any, ddof: int, keepdims: bool, operation: str) -> Tensor:
     (x,) = to_floating(x) if dtype is None else (_accumulating(x, dtype),)
-    axes = as_axes(axis, x._entry.shape, "var")
+    axes = as_axes(axis, x._entry.shape, operation)
     deviation = x - mean(x, axes, keepdims=True)
     total = _reduce("sum", deviation * deviation, axes, keepdims)
-    count = sizes.maximum(_count(x, axes) - (ddof if correction is None else correction), 0)
+    count = at_least(_count(x, axes) - ddof, 0)
     return record("divide", (total, size_number(count, x.dtype)))
 
 
@@ -486,7 +493,7 @@ def std(
     >>> tg.std([1.0, 3.0]).item()
     1.0
     """
-    return sqrt(var(x, axis, dtype, ddof, keepdims, correction))
+    return sqrt(_variance(x, axis, dtype, ddof if correction is None else correction, keepdims, "std"))
 
 
 def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
