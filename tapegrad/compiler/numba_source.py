@@ -55,7 +55,7 @@ from tapegrad.ir.kernel import (
     Store,
     Variable,
 )
-from tapegrad.ir.sizes import Size, is_symbol
+from tapegrad.ir.sizes import Size, is_symbol, product
 
 #: The module from which every program imports what it calls.
 NAMES_MODULE = "tapegrad.kernels.cpu.names"
@@ -78,7 +78,7 @@ def identifier(name: str, taken: Iterable[str] = ()) -> str:
     >>> identifier("layer.0 weight", ["layer_0_weight"])
     'layer_0_weight_2'
     """
-    base = re.sub(r"\W+", "_", name).strip("_") or "value"
+    base = name if name.isidentifier() else re.sub(r"\W+", "_", name).strip("_") or "value"
     if base[0].isdigit() or not base.isascii():
         base = "v_" + re.sub(r"[^0-9A-Za-z_]", "", base)
     refused = set(taken) | set(keyword.kwlist) | _RESERVED
@@ -256,16 +256,16 @@ class Printer:
     def _if(self, statement: If, indent: str, depth: int) -> list[str]:
         return [f"{indent}if {self.expression(statement.condition)}:", *self.statements(statement.body, depth + 1)]
 
-    def _product(self, product: Product, indent: str, depth: int) -> list[str]:
-        suffix = SUFFIXES[product.out.buffer.dtype]
+    def _product(self, statement: Product, indent: str, depth: int) -> list[str]:
+        suffix = SUFFIXES[statement.out.buffer.dtype]
         inside = indent + INDENT
-        scalars = (product.rows, product.columns, product.inner, product.alpha, product.beta)
+        scalars = (statement.rows, statement.columns, statement.inner, statement.alpha, statement.beta)
         return [
             f"{indent}call_matmul_{suffix}(",
             f"{inside}{self.names.library[f'matmul_{suffix}']},",
-            f"{inside}{self._matrix(product.a)},",
-            f"{inside}{self._matrix(product.b)},",
-            f"{inside}{self._address(product.out)}, {self.expression(product.out.row)},",
+            f"{inside}{self._matrix(statement.a)},",
+            f"{inside}{self._matrix(statement.b)},",
+            f"{inside}{self._address(statement.out)}, {self.expression(statement.out.row)},",
             f"{inside}{', '.join(map(self.expression, scalars))},",
             f"{indent})",
         ]
@@ -437,8 +437,13 @@ def kernel_source(kernel: Kernel) -> str:
 
 
 def alone(kernel: Kernel) -> Schedule:
-    """The schedule of one kernel: what it reads are the inputs, what it writes the outputs."""
-    return Schedule(kernel.graph, (kernel,), kernel.reads, kernel.writes, _check_messages(kernel))
+    """The schedule of one kernel: what it reads are the inputs, what it writes the outputs.
+
+    Inputs of the kernel's graph beyond what it reads only bind sizes; they get buffers that nothing touches.
+    """
+    shapes = kernel.graph.inputs[len(kernel.reads) :]
+    binding = (Buffer(f"shape_{k}", node.dtype, product(node.shape), "input") for k, node in enumerate(shapes))
+    return Schedule(kernel.graph, (kernel,), (*kernel.reads, *binding), kernel.writes, _check_messages(kernel))
 
 
 def _check_messages(kernel: Kernel) -> tuple[str, ...]:

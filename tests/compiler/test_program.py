@@ -10,10 +10,11 @@ import pytest
 
 from tapegrad.compiler import frame as frames
 from tapegrad.compiler.layout import NESTS_PER_PIECE, layout_from_json, make_layout
+from tapegrad.compiler.numba_source import kernel_source
 from tapegrad.compiler.program import Program, at_the_door, compile_graph, compile_kernel, compile_schedule
 from tapegrad.errors import BoundsError, DTypeError, GraphError, InPlaceError, Location, ShapeError
 from tapegrad.ir.graph import Builder, Graph
-from tapegrad.ir.kernel import Schedule
+from tapegrad.ir.kernel import Loop, Schedule, Store
 from tapegrad.ir.sizes import Symbol, evaluate
 from tapegrad.runtime import cpu
 from tapegrad.runtime.counters import counters
@@ -103,6 +104,17 @@ def test_a_kernel_runs_alone(update: Program) -> None:
     lr, g, w = np.array(0.5, np.float32), np.array([2, 4], np.float32), np.ones(2, np.float32)
     new, total = program.run([lr, g, w])
     assert new is w and new.tolist() == [0, -1] and total.tolist() == [6]
+
+
+def test_a_kernel_whose_sizes_no_value_binds_takes_an_input_for_its_shape() -> None:
+    builder = Builder()
+    builder.input((trees.N,), trees.BOOL)
+    graph = builder.graph([builder.emit("iota", length=trees.N, dtype=trees.I64)])
+    target = trees.buffer("count", (trees.N,), "output", trees.I64)
+    i = trees.variable("i")
+    kernel = trees.kernel("k0_count", [Loop("i", trees.size(trees.N), (Store(target, i, i),))], [], [target], graph)
+    assert compile_kernel(kernel).run([np.zeros(4, bool)])[0].tolist() == [0, 1, 2, 3]
+    assert kernel_source(kernel).count("pointer_") == 1
 
 
 def test_a_graph_is_compiled_on_the_whole_way() -> None:
