@@ -15,11 +15,12 @@ from tapegrad.elementwise import *  # noqa: F403
 from tapegrad.gathering import *  # noqa: F403
 from tapegrad.operators import UFUNCS
 from tapegrad.products import *  # noqa: F403
+from tapegrad.random import dropout
 from tapegrad.reductions import *  # noqa: F403
 from tapegrad.shaping import *  # noqa: F403
 from tapegrad.tensor import Tensor
 
-__all__: list[str] = []
+__all__ = ["dropout"]
 __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += gathering.__all__

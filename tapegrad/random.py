@@ -453,4 +453,5 @@ def dropout(x: TensorLike, p: float = 0.5, training: bool = True, generator: Gen
     if not training or p == 0:
         return astype(x, x.dtype)
     drawn = (generator or _default)._draw("random_uniform", shape=x._entry.shape, dtype=x.dtype)
-    return where(drawn >= p, x / (1 - p) if p < 1 else 0.0, 0.0)
+    # Where p is 1, nothing is kept, and nothing needs to be scaled.
+    return where(drawn >= p, x / (1 - p if p < 1 else 1.0), 0.0)

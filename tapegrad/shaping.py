@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.axes import Axis, as_axes, as_axis, without
-from tapegrad.dims import Dim, as_shape, as_size
+from tapegrad.dims import Dim, as_shape, as_size, from_size
 from tapegrad.elementwise import where
 from tapegrad.errors import AxisError, ShapeError
 from tapegrad.ir import sizes
@@ -333,8 +333,7 @@ def squeeze(x: TensorLike, axis: Axis = None) -> Tensor:
     x : array_like
         Any shape and dtype.
     axis : int or sequence of int, optional
-        The axes to drop; all of size 1 where None. Inside ``@jit``, an axis whose size is only known when the program
-        runs is kept unless it is named.
+        The axes to drop; all of size 1 where None - inside ``@jit`` this asks for all sizes, which makes them static.
 
     Returns
     -------
@@ -357,7 +356,7 @@ def squeeze(x: TensorLike, axis: Axis = None) -> Tensor:
     x = as_tensor(x)
     shape = x._entry.shape
     if axis is None:
-        dropped = tuple(place for place, size in enumerate(shape) if sizes.is_one(size))
+        dropped = tuple(place for place, size in enumerate(shape) if from_size(size) == 1)
     else:
         dropped = as_axes(axis, shape, "squeeze")
         for place in dropped:

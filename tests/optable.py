@@ -763,6 +763,14 @@ _ROWS: list[Operation] = [
             wrong(DTypeError, "one_hot: labels must be integers, not float32", [0.5], 3),
         ),
     ),
+    # what has a part left to chance, where none is left
+    Operation(
+        "dropout",
+        lambda x, p=0.5, training=True: 0 * x if p == 1 and training else 1 * x,
+        (example(Array((3,)), 0.0), example(Array((3,)), 0.5, training=False), example(Array((2, 3)), 1.0)),
+        result="floating",
+        wrong=(wrong(OptionError, "dropout: p is a probability from 0 to 1, not 1.5", [1.0], 1.5),),
+    ),
     # products
     Operation(
         "matmul",
