@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import os
 import pickle
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapegrad.kernels.cpu import library, objects
+from tapegrad.kernels.cpu import library, objects, philox
 from tapegrad.kernels.cpu.intrinsics import COMPILED
 from tapegrad.kernels.cpu.names import NAMES
 from tapegrad.kernels.cpu.native import compile_native
@@ -37,26 +38,51 @@ import ctypes, pickle, sys
 from tapegrad.kernels.cpu import entries, objects
 name, symbol, code = pickle.load(open(sys.argv[1], "rb"))
 address = objects.load(objects.ObjectCode(name, symbol, code))
+assert entries.entry(name, address)
+"""
+RUN_PERMUTATION = """
 order = (ctypes.c_int64 * 5)()
 ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(address)(ctypes.addressof(order), 5, 1, 2)
-assert entries.entry(name, address)
-assert "numba" not in sys.modules
 print(list(order))
 """
+RUN_PROGRAM = """
+x, y = (ctypes.c_double * 2)(1e9, 2.5), (ctypes.c_double * 2)()
+block = (ctypes.c_int64 * 2)(ctypes.addressof(x), ctypes.addressof(y))
+assert ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)(ctypes.addressof(block)) == 0
+print(list(y))
+"""
+WITHOUT_NUMBA = 'assert "numba" not in sys.modules'
+
+
+def run_alone(compiled: objects.ObjectCode, path: Path, run: str) -> str:
+    """What another process prints that loads object code and runs it, without Numba."""
+    path.write_bytes(pickle.dumps((compiled.name, compiled.symbol, compiled.code)))
+    command = [sys.executable, "-c", LOAD_ALONE + run + WITHOUT_NUMBA, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @compiled_only
 def test_object_code_is_loaded_by_another_process_without_numba(tmp_path: Path) -> None:
-    compiled = library.compile_function("permutation")
-    path = tmp_path / "object"
-    path.write_bytes(pickle.dumps((compiled.name, compiled.symbol, compiled.code)))
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_ALONE, str(path)], capture_output=True, text=True, env=dict(os.environ), check=False
-    )
-    assert done.returncode == 0, done.stderr
-    from tapegrad.kernels.cpu import philox
+    printed = run_alone(library.compile_function("permutation"), tmp_path / "object", RUN_PERMUTATION)
+    assert printed == str(philox.permutation(1, 2, 5).tolist())
 
-    assert done.stdout.strip() == str(philox.permutation(1, 2, 5).tolist())
+
+@compiled_only
+def test_a_program_that_calls_libm_is_loaded_by_another_process_without_numba(tmp_path: Path) -> None:
+    pointer_f64, sin, power = NAMES["pointer_f64"], NAMES["sin"], NAMES["power"]
+    floor_divide, remainder, f64 = NAMES["floor_divide"], NAMES["remainder"], NAMES["f64"]
+
+    def program(block: Any) -> int:
+        x, y = pointer_f64(block, 0, 0, 2, 0), pointer_f64(block, 1, 1, 2, 0)
+        y[0] = sin(x[0])
+        y[1] = power(x[1], x[1]) + floor_divide(x[0], x[1]) + remainder(x[0], f64(7.0))
+        return 0
+
+    printed = run_alone(compile_native(program, BLOCK_PROGRAM, "program"), tmp_path / "object", RUN_PROGRAM)
+    expected = [float(np.sin(1e9)), float(np.float64(2.5) ** 2.5 + 1e9 // 2.5 + 1e9 % 7.0)]
+    np.testing.assert_allclose(ast.literal_eval(printed), expected, rtol=1e-15)
 
 
 @compiled_only
