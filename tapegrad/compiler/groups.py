@@ -212,7 +212,7 @@ class Groups:
         return {self.of[node] for node in group.needs if node in self.of}
 
     def join(self, first: Group, second: Group) -> Group | None:
-        """Add the later group to the earlier one, if they fit one nest and no way between them leads through a third."""
+        """Add the later group to the earlier one, if they fit one nest and no way between leads through a third."""
         if first.slot > second.slot:
             first, second = second, first
         required = self._required(first, second)
@@ -246,7 +246,7 @@ class Groups:
         return required_rows(first, second, long, self.values, self.of)
 
     def _make_adjacent(self, first: Group, second: Group) -> bool:
-        """Move what lies between two groups before or behind them and free the later one's slot, if that is possible."""
+        """Move what lies between two groups before or behind them and free the later one's slot, if possible."""
         segment = self._slots[first.slot : second.slot + 1]
         dependent = {first}
         for group in segment[1:]:
