@@ -135,12 +135,7 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
     """The source of the product of one floating dtype over vectors of `lanes` elements, to be compiled."""
     vectors = Vectors(suffix, lanes)
     size, width = vectors.size, OUTER_VECTORS * lanes
-    full, partial, narrow = (
-        outer_panel(vectors, OUTER_VECTORS, False),
-        outer_panel(vectors, OUTER_VECTORS, True),
-        outer_panel(vectors, 1, True),
-    )
-    dots = dot_panel(vectors)
+    outer, dots = outer_panel(vectors), dot_panel(vectors)
     rows_packed, columns_packed = pack_rows(vectors), pack_columns(vectors)
     gemm, scratch = _gemm(suffix), _scratch(PACKED_TERMS * width * size)
     pointer_at = getattr(pointers, f"pointer_{suffix}_at")
@@ -177,14 +172,8 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
             return
         if b_column == 1 and not pack:
             while j < columns:
-                rest = columns - j
-                b_j, c_j = b + j * size, c + j * size
-                if rest >= width:
-                    full(a, a_row, a_k, b_j, b_k, 1, c_j, c_row, rows, width, inner, alpha, beta)
-                elif rest > lanes:
-                    partial(a, a_row, a_k, b_j, b_k, 1, c_j, c_row, rows, rest, inner, alpha, beta)
-                else:
-                    narrow(a, a_row, a_k, b_j, b_k, 1, c_j, c_row, rows, rest, inner, alpha, beta)
+                rest = min(columns - j, width)
+                outer(a, a_row, a_k, b + j * size, b_k, 1, c + j * size, c_row, rows, rest, inner, alpha, beta)
                 j += width
             return
         memory = scratch()
@@ -205,14 +194,8 @@ def float_matmul(suffix: str, lanes: int) -> Callable[..., Any]:
                     for term in range(terms):
                         for column in range(rest):
                             packed[term * width + column] = source[term * b_k + column * b_column]
-                a_k_first = a + k * a_k * size
                 keep = beta if k == 0 else scalar(1)
-                if rest == width:
-                    full(a_k_first, a_row, a_k, memory, width, 1, c_j, c_row, rows, rest, terms, alpha, keep)
-                elif rest > lanes:
-                    partial(a_k_first, a_row, a_k, memory, width, 1, c_j, c_row, rows, rest, terms, alpha, keep)
-                else:
-                    narrow(a_k_first, a_row, a_k, memory, width, 1, c_j, c_row, rows, rest, terms, alpha, keep)
+                outer(a + k * a_k * size, a_row, a_k, memory, width, 1, c_j, c_row, rows, rest, terms, alpha, keep)
                 k += packed_terms
             j += width
 

@@ -271,7 +271,7 @@ def product_twin(suffix: str) -> Callable[..., None]:
     return product
 
 
-def _panel_intrinsic(vectors: Vectors, name: str, most_rows: int, tile: Callable[[ir.Module, int], ir.Function]) -> Any:
+def _panel_intrinsic(vectors: Vectors, name: str, build: Callable[[ir.Module], ir.Function]) -> Callable[..., None]:
     """The intrinsic that calls a panel; its function and those of its tiles are emitted once in a module."""
 
     def definition(
@@ -279,8 +279,7 @@ def _panel_intrinsic(vectors: Vectors, name: str, most_rows: int, tile: Callable
         rows: Any, columns: Any, inner: Any, alpha: Any, beta: Any,
     ) -> Any:  # fmt: skip
         def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
-            module = builder.module
-            function = module.globals.get(name) or _panel(module, name, vectors, most_rows, tile)
+            function = builder.module.globals.get(name) or build(builder.module)
             builder.call(function, arguments)
             return context.get_dummy_value()
 
@@ -290,23 +289,43 @@ def _panel_intrinsic(vectors: Vectors, name: str, most_rows: int, tile: Callable
     return with_twin(product_twin(vectors.suffix))(definition)
 
 
-def outer_panel(vectors: Vectors, count: int, masked: bool) -> Any:
-    """``panel(a, a_row, a_k, b, b_k, 1, c, c_row, rows, columns, inner, alpha, beta)`` of `count` vectors of columns.
+def _outer_choice(module: ir.Module, name: str, vectors: Vectors) -> ir.Function:
+    """One panel of columns through the narrowest tiles that hold it; only the last vector of a tile may be partial."""
+    kinds = [WORD] * 11 + [vectors.element] * 2
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    columns = function.args[9]
+    for count, masked in ((OUTER_VECTORS, False), (OUTER_VECTORS, True), (1, True)):
+        label = f"x{count}{'m' if masked else ''}.{vectors.mangled}"
 
-    With `masked`, the last vector may be partial: lanes * (count - 1) < columns <= lanes * count.
+        def tile(module: ir.Module, rows: int, count: int = count, masked: bool = masked, label: str = label) -> Any:
+            return _outer_tile(module, f"tapegrad.outer{rows}{label}", vectors, rows, count, masked)
+
+        panel = _panel(module, f"tapegrad.outer{label}", vectors, OUTER_ROWS, tile)
+        least = WORD(vectors.lanes * (count - 1 if masked else count))
+        fits = builder.icmp_signed(">" if masked else ">=", columns, least)
+        with builder.if_then(fits):
+            builder.call(panel, function.args)
+            builder.ret_void()
+    builder.ret_void()
+    return function
+
+
+def outer_panel(vectors: Vectors) -> Callable[..., None]:
+    """The panel of one or two vectors of columns.
+
+    ``panel(a, a_row, a_k, b, b_k, 1, c, c_row, rows, columns, inner, alpha, beta)``
     """
-    label = f"x{count}{'m' if masked else ''}.{vectors.mangled}"
-
-    def tile(module: ir.Module, rows: int) -> ir.Function:
-        return _outer_tile(module, f"tapegrad.outer{rows}{label}", vectors, rows, count, masked)
-
-    return _panel_intrinsic(vectors, f"tapegrad.outer{label}", OUTER_ROWS, tile)
+    name = f"tapegrad.outer.{vectors.mangled}"
+    return _panel_intrinsic(vectors, name, lambda module: _outer_choice(module, name, vectors))
 
 
-def dot_panel(vectors: Vectors) -> Any:
+def dot_panel(vectors: Vectors) -> Callable[..., None]:
     """``panel(a, a_row, 1, b, 1, b_column, c, c_row, rows, columns, inner, alpha, beta)`` of one to four columns."""
+    name = f"tapegrad.dot.{vectors.mangled}"
 
     def tile(module: ir.Module, rows: int) -> ir.Function:
         return _dot_tile(module, f"tapegrad.dot{rows}.{vectors.mangled}", vectors, rows)
 
-    return _panel_intrinsic(vectors, f"tapegrad.dot.{vectors.mangled}", DOT_ROWS, tile)
+    return _panel_intrinsic(vectors, name, lambda module: _panel(module, name, vectors, DOT_ROWS, tile))
