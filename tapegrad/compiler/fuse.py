@@ -271,8 +271,9 @@ def _joins(task: Task, kernel: Sequence[Task], storage: Storage) -> bool:
     if small_kernel:
         return needed
     last = kernel[-1].group
-    follows = task.group is not None and last is not None and last.product is not None and last.lone
-    return follows and kernel[-1] in task.before and task.group.space == last.space  # type: ignore[union-attr]
+    if task.group is None or last is None or last.product is None or not last.lone:
+        return False
+    return last.product in task.group.needs and task.group.space == last.space
 
 
 def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]], names: Names) -> Schedule:

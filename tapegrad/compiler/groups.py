@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
-from tapegrad.compiler.values import Values, all_readers, collect_reads, loop_shape
+from tapegrad.compiler.values import Values, alias_base, all_readers, collect_reads, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.sizes import Shape, Size
@@ -276,9 +276,13 @@ def group_values(values: Values) -> Groups:
         producers = {groups.of[a.node] for a in values.reads[node].accesses if a.aligned and a.node in groups.of}
         for producer in sorted(producers, key=lambda g: -g.slot):
             group = groups.join(groups.of[producer.members[0]], group) or group
+    written = {alias_base(values.graph.outputs[output], values) for output, _ in values.graph.writes}
     for siblings in _readers(values).values():
         for first, second in zip(siblings, siblings[1:], strict=False):
-            groups.join(groups.of[first], groups.of[second])
+            pair = groups.of[first], groups.of[second]
+            # What overwrites an input waits for its readers; what only stands beside it should not have to.
+            if len({written.isdisjoint(group.members) for group in pair}) == 1:
+                groups.join(*pair)
     _join_updates(groups)
     return groups
 
