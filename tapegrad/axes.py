@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tapegrad.errors import AxisError
+from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import shape_text
 from tapegrad.recording import record, record_number
@@ -44,6 +45,13 @@ def as_axes(axis: Axis, shape: Shape, operation: str) -> tuple[int, ...]:
 def without(shape: Shape, axes: Sequence[int]) -> Shape:
     """The shape that is left without some axes."""
     return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def broadcast(x: Tensor, shape: Shape) -> Tensor:
+    """``x`` broadcast to ``shape``; an axis with size 1 at the trace that stretches is a guard."""
+    for size, goal in zip(reversed(x._entry.shape), reversed(shape), strict=False):
+        sizes.broadcast(size, goal)
+    return record("broadcast_to", (x,), shape=shape)
 
 
 def size_number(size: Size, dtype: np.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad import config
+from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype, where
 from tapegrad.errors import OptionError, ShapeError
@@ -126,7 +127,7 @@ def full(shape: Any, fill_value: TensorLike, dtype: Any = None) -> Tensor:
     value = as_tensor(fill_value)
     if wanted is not None and value.dtype != wanted:
         value = astype(value, wanted)
-    return record("broadcast_to", (value,), shape=target)
+    return broadcast(value, target)
 
 
 def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad import config, tape
-from tapegrad.axes import as_axis, size_number
+from tapegrad.axes import as_axis, broadcast, size_number
 from tapegrad.dims import Dim, as_size
 from tapegrad.elementwise import astype, where
 from tapegrad.errors import BoundsError, DTypeError, ShapeError
@@ -166,7 +166,7 @@ def take_along_axis(x: TensorLike, indices: TensorLike, axis: int | None = -1) -
             own = record("reshape", (record("iota", (), length=size, dtype=INT64),), shape=along)
         parts.append(own)
     flat = record("reshape", (x,), shape=(sizes.product(shape),))
-    chosen = record("broadcast_to", (flat_indices(parts, shape),), shape=result)
+    chosen = broadcast(flat_indices(parts, shape), result)
     return record("take", (flat, chosen), axis=0)
 
 
@@ -217,7 +217,7 @@ def scatter_add(x: TensorLike, indices: TensorLike, updates: TensorLike, axis: i
     added = added if added.dtype == x.dtype else astype(added, x.dtype)
     target = shape[:axis] + index._entry.shape + shape[axis + 1 :]
     try:
-        added = record("broadcast_to", (added,), shape=target)
+        added = broadcast(added, target)
     except ShapeError:
         raise ShapeError(
             f"scatter_add: updates of shape {shape_text(added._entry.shape)} do not broadcast to {shape_text(target)}, "

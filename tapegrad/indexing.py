@@ -1,9 +1,9 @@
 """Indexing: ``x[...]`` reads, ``x[...] = v`` is recorded as a new value of ``x``.
 
 NumPy's rules: integers, slices, Ellipsis, None, arrays of integers that broadcast together and, outside ``@jit``,
-boolean masks. A size that is only known when the program runs stays unknown: slices are cut to the axis by arithmetic
-on sizes, and an integer is checked when the program runs. A size expression in a slice never counts from the end: where
-it is negative it is taken as 0.
+boolean masks. A size that is only known when the program runs stays unknown: those of ``x[1:]`` and ``x[:-1]`` are
+sizes like others. Where an integer needs an axis to be long enough, as in ``x[0]`` and ``x[:5]``, that is a guard. A
+size expression in a slice never counts from the end: where it is negative it is taken as 0.
 
 Outside ``@jit`` an integer is a value and no part of the program, so that a loop over ``x[i]`` makes one program; and a
 part of a value that is at hand and needs no gradient is taken at once.
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad import tape
+from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_size
 from tapegrad.elementwise import astype, where
 from tapegrad.errors import AxisError, BoundsError, DTypeError, InPlaceError, ShapeError, TracingError
@@ -27,7 +28,7 @@ from tapegrad.gathering import checked_indices, flat_indices
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, PRIMITIVES, broadcast_shapes, shape_text
-from tapegrad.ranges import at_least, bound
+from tapegrad.ranges import at_least, at_most, reaches
 from tapegrad.recording import as_tensor, record, record_full, wrap
 from tapegrad.tensor import Tensor
 
@@ -52,8 +53,15 @@ class Picked:
     axis: int
 
 
-#: One part of an index: None for a new axis, an integer that the program knows, a slice, or what points at an axis.
-Part = int | AxisSlice | Picked | None
+@dataclass(frozen=True)
+class At:
+    """A place on an axis that the program knows."""
+
+    place: Size
+
+
+#: One part of an index; None is a new axis.
+Part = At | AxisSlice | Picked | None
 
 
 def _is_mask(item: Any) -> bool:
@@ -128,36 +136,59 @@ def _integer(item: Any, length: Size, axis: int, known: bool) -> Part:
         raise DTypeError(
             f"x[i]: an index is an integer, a slice, '...', None or an array of integers, not {type(item).__name__}"
         ) from None
-    if not isinstance(length, int):
-        return Picked(number, axis)
-    if not -length <= number < length:
-        raise BoundsError(f"x[i]: index {number} is out of range for axis {axis} with size {length}")
-    return number % length if known else Picked(number % length, axis)
+    if not reaches(length, number + 1 if number >= 0 else -number):
+        bindings = sizes.active_bindings()
+        size = bindings.hint(length) if bindings is not None else length
+        raise BoundsError(f"x[i]: index {number} is out of range for axis {axis} with size {size}")
+    place = number if number >= 0 else length + number
+    return At(place) if known else Picked(place if isinstance(place, int) else number, axis)
+
+
+@dataclass(frozen=True)
+class End:
+    """An end of a slice: so many elements after the begin of the axis, or before its end."""
+
+    count: Size
+    from_end: bool
+
+    def place(self, length: Size, sure: int) -> Size:
+        """Where that is on an axis which surely has ``sure`` elements."""
+        near = isinstance(self.count, int) and self.count <= sure
+        if self.from_end:
+            return length - self.count if near else at_least(length - self.count, 0)
+        return self.count if near else at_most(self.count, length)
+
+
+def _end(value: Any, default: End, after: bool) -> End:
+    """The end that a slice names, or the place after the element that it names."""
+    if value is None:
+        return default
+    size = as_size(value)
+    if isinstance(size, int) and size < 0:
+        return End(-size - after, True)
+    return End(at_least(size + after, 0), False)
 
 
 def _slice(item: slice, length: Size) -> AxisSlice:
+    """What a slice picks of an axis; an end that is a number is kept as it is, where the axis reaches it."""
     step = 1 if item.step is None else operator.index(item.step)
     if step == 0:
         raise ShapeError("x[a:b:step]: the step must not be 0")
-    if step > 0:
-        start = 0 if item.start is None else bound(item.start, length)
-        stop = length if item.stop is None else bound(item.stop, length)
-    else:
-        # What lies after the stop, up to the start itself.
-        start = 0 if item.stop is None else _after(item.stop, length)
-        stop = length if item.start is None else _after(item.start, length)
-    # Both lie between 0 and the length; only where neither is an end may they be out of order.
+    backwards = step < 0
+    # Backwards, what lies after the stop, up to the start itself.
+    low, high = (item.stop, item.start) if backwards else (item.start, item.stop)
+    begin, end = End(0, False), End(0, True)
+    first, last = _end(low, begin, backwards), _end(high, end, backwards)
+    sure = 0
+    if isinstance(last.count, int) and not last.from_end:
+        last, sure = (last, last.count) if reaches(length, last.count) else (end, sure)
+    if isinstance(first.count, int) and first.from_end:
+        first, sure = (first, max(sure, first.count)) if reaches(length, first.count) else (begin, sure)
+    start, stop = first.place(length, sure), last.place(length, sure)
+    # Both lie between 0 and the length; only where neither is an end of the axis may they be out of order.
     if start != 0 and stop != length:
         stop = start + at_least(stop - start, 0)
-    return AxisSlice(start, stop, builtins.abs(step), step < 0)
-
-
-def _after(value: Any, length: Size) -> Size:
-    """The place after an element that a slice with a negative step names."""
-    size = as_size(value)
-    if isinstance(size, int) and size < 0:
-        return at_least(length + size + 1, 0)
-    return bound(size + 1, length)
+    return AxisSlice(start, stop, builtins.abs(step), backwards)
 
 
 # Steps that an index takes ---------------------------------------------------------------------------------------
@@ -209,18 +240,18 @@ def _views(shape: Shape, parts: Sequence[Part]) -> list[View]:
         if any(step != 1 for step in skip):
             stop = views[-1].shape()
             view("slice", start=(0,) * len(stop), stop=stop, step=skip)
-    if not views or len(axes) != len(parts) or any(isinstance(part, int) for part in axes):
+    if not views or len(axes) != len(parts) or any(isinstance(part, At) for part in axes):
         remaining = iter(views[-1].shape() if views else shape)
         sizes_left = [(part, 1 if part is None else next(remaining)) for part in parts]
-        view("reshape", shape=tuple(size for part, size in sizes_left if not isinstance(part, int)))
+        view("reshape", shape=tuple(size for part, size in sizes_left if not isinstance(part, At)))
     return views
 
 
 def _range(part: Part, size: Size) -> tuple[Size, Size, int]:
     if isinstance(part, AxisSlice):
         return part.start, part.stop, 1 if part.flip else part.step
-    if isinstance(part, int):
-        return part, part + 1, 1
+    if isinstance(part, At):
+        return part.place, part.place + 1, 1
     return 0, size, 1
 
 
@@ -281,7 +312,7 @@ class Gather:
 
 def _gather(source: Shape, parts: Sequence[Part]) -> Gather | None:
     """The integers that an index picks of what its views see; None where it picks none."""
-    kept = [part for part in parts if not isinstance(part, int)]
+    kept = [part for part in parts if not isinstance(part, At)]
     places = [place for place, part in enumerate(kept) if isinstance(part, Picked)]
     if not places:
         return None
@@ -294,7 +325,7 @@ def _gather(source: Shape, parts: Sequence[Part]) -> Gather | None:
     picked_sizes = tuple(source[place] for place in places)
     flat = flat_indices(indices, picked_sizes)
     if flat._entry.shape != joined:
-        flat = record("broadcast_to", (flat,), shape=joined)
+        flat = broadcast(flat, joined)
     others = tuple(axis for axis in range(len(source)) if axis not in places)
     side_by_side = places == list(range(places[0], places[0] + len(places)))
     return Gather(flat, (*places, *others), len(places), places[0] if side_by_side else 0, source)
@@ -430,7 +461,7 @@ def _fit(value: Tensor, shape: Shape) -> Tensor:
     try:
         if extra and all(sizes.is_one(size) for size in own[:extra]):
             value = record("reshape", (value,), shape=own[extra:])
-        return value if value._entry.shape == shape else record("broadcast_to", (value,), shape=shape)
+        return value if value._entry.shape == shape else broadcast(value, shape)
     except ShapeError:
         raise ShapeError(
             f"x[i] = v: a value of shape {shape_text(own)} does not broadcast to {shape_text(shape)}, the shape of x[i]"

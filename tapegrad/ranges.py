@@ -45,6 +45,18 @@ def at_most(size: Size, length: Size) -> Size:
     return size + length - larger
 
 
+def reaches(length: Size, count: int) -> bool:
+    """Whether an axis has ``count`` elements; where only the program knows, what holds at the trace, as a guard."""
+    if isinstance(length, int) or lowest(length) >= count:
+        return lowest(length) >= count
+    bindings = sizes.active_bindings()
+    if bindings is None:
+        return False
+    answer = bindings.hint(length) >= count
+    bindings.unify(at_least(length, count), length if answer else count)
+    return answer
+
+
 def bound(value: Any, length: Size) -> Size:
     """Where a slice begins or ends: between 0 and the length; a negative integer counts from the end."""
     size = as_size(value)

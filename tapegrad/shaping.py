@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.axes import Axis, as_axes, as_axis, without
+from tapegrad.axes import Axis, as_axes, as_axis, broadcast, without
 from tapegrad.dims import Dim, as_shape, as_size, from_size
 from tapegrad.elementwise import where
 from tapegrad.errors import AxisError, ShapeError
@@ -391,7 +391,7 @@ def broadcast_to(x: TensorLike, shape: Any) -> Tensor:
     >>> tg.broadcast_to([1, 2], (2, 2)).tolist()
     [[1, 2], [1, 2]]
     """
-    return record("broadcast_to", (as_tensor(x),), shape=as_shape(shape))
+    return broadcast(as_tensor(x), as_shape(shape))
 
 
 def flip(x: TensorLike, axis: Axis = None) -> Tensor:
