@@ -410,8 +410,8 @@ class Adam(Optimizer):
             largest.data = functions.maximum(largest, square)
             square = largest
         size = functions.astype(lr / (1 - functions.power(beta1, steps)), dtype)
-        root = functions.astype(functions.sqrt(1 - functions.power(beta2, steps)), dtype)
-        return parameter - size * (mean / (functions.sqrt(square) / root + self._number("eps", dtype)))
+        correction = functions.astype(1 / functions.sqrt(1 - functions.power(beta2, steps)), dtype)
+        return parameter - size * (mean / (functions.sqrt(square) * correction + self._number("eps", dtype)))
 
 
 class AdamW(Adam):

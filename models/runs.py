@@ -75,8 +75,8 @@ DEFAULTS: dict[str, Options] = {
     "xor": Options("xor", (16,), activation="tanh", epochs=60, lr=2e-2),
     "quadrants": Options("quadrants", (64, 64), epochs=80, lr=5e-3),
     "moons": Options("moons", (32, 32), activation="tanh", epochs=80, lr=1e-2),
-    "digits": Options("digits", (128,), epochs=60),
-    "mnist": Options("mnist", (256,), epochs=10, lr=2e-3, batch_size=128),
+    "digits": Options("digits", (256,), epochs=40, batch_size=16),
+    "mnist": Options("mnist", (384,), epochs=8, lr=2e-3, batch_size=128),
 }
 
 
