@@ -31,6 +31,8 @@ def drop_recomputed(groups: Groups) -> None:
             continue
         chain = _recomputed_chain(node, values, is_stored, cells)
         for dropped in chain:
+            for access in values.reads[dropped].accesses:
+                readers[access.node].discard(dropped)
             groups.remove(dropped)
         for dropped in chain:
             for reader in readers.pop(dropped, set()) & values.reads.keys():
