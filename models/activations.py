@@ -5,19 +5,26 @@ from __future__ import annotations
 from tapegrad import functions
 from tapegrad.errors import OptionError
 from tapegrad.models.module import Module
-from tapegrad.recording import TensorLike
+from tapegrad.recording import TensorLike, as_tensor
 from tapegrad.tensor import Tensor
 
 
 class Identity(Module):
-    """``x`` itself; takes any arguments and ignores them."""
+    """``x`` itself; takes any arguments and ignores them.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Identity
+    >>> Identity(10)([1.0]).tolist()
+    [1.0]
+    """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: TensorLike) -> Tensor:
         """The input."""
-        return x
+        return as_tensor(x)
 
 
 class ReLU(Module):
@@ -36,7 +43,14 @@ class ReLU(Module):
 
 
 class LeakyReLU(Module):
-    """``x`` where it is positive, else ``negative_slope * x``, elementwise."""
+    """``x`` where it is positive, else ``negative_slope * x``, elementwise.
+
+    Examples
+    --------
+    >>> from tapegrad.models import LeakyReLU
+    >>> LeakyReLU(0.5)([-1.0, 2.0]).tolist()
+    [-0.5, 2.0]
+    """
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.negative_slope = negative_slope
@@ -51,7 +65,14 @@ class LeakyReLU(Module):
 
 
 class ELU(Module):
-    """``x`` where it is positive, else ``alpha * (exp(x) - 1)``, elementwise."""
+    """``x`` where it is positive, else ``alpha * (exp(x) - 1)``, elementwise.
+
+    Examples
+    --------
+    >>> from tapegrad.models import ELU
+    >>> ELU()([-1000.0, 2.0]).tolist()
+    [-1.0, 2.0]
+    """
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
@@ -66,7 +87,14 @@ class ELU(Module):
 
 
 class GELU(Module):
-    """``x * Phi(x)``, elementwise, with the normal distribution function; ``approximate="tanh"`` for the formula."""
+    """``x * Phi(x)``, elementwise, with the normal distribution function; ``approximate="tanh"`` for the formula.
+
+    Examples
+    --------
+    >>> from tapegrad.models import GELU
+    >>> GELU()([0.0, 100.0]).tolist()
+    [0.0, 100.0]
+    """
 
     def __init__(self, approximate: str = "none") -> None:
         self.approximate = approximate
@@ -81,7 +109,14 @@ class GELU(Module):
 
 
 class SiLU(Module):
-    """``x * sigmoid(x)``, elementwise; also known as swish."""
+    """``x * sigmoid(x)``, elementwise; also known as swish.
+
+    Examples
+    --------
+    >>> from tapegrad.models import SiLU
+    >>> SiLU()([0.0, 100.0]).tolist()
+    [0.0, 100.0]
+    """
 
     def forward(self, x: TensorLike) -> Tensor:
         """The activation of ``x``."""
@@ -89,7 +124,14 @@ class SiLU(Module):
 
 
 class Softplus(Module):
-    """``log(1 + exp(x))``, elementwise."""
+    """``log(1 + exp(x))``, elementwise.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Softplus
+    >>> Softplus()([-1000.0, 1000.0]).tolist()
+    [0.0, 1000.0]
+    """
 
     def forward(self, x: TensorLike) -> Tensor:
         """The activation of ``x``."""
@@ -97,7 +139,14 @@ class Softplus(Module):
 
 
 class Tanh(Module):
-    """``tanh(x)``, elementwise."""
+    """``tanh(x)``, elementwise.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Tanh
+    >>> Tanh()([-1000.0, 0.0]).tolist()
+    [-1.0, 0.0]
+    """
 
     def forward(self, x: TensorLike) -> Tensor:
         """The activation of ``x``."""
@@ -105,7 +154,14 @@ class Tanh(Module):
 
 
 class Sigmoid(Module):
-    """``1 / (1 + exp(-x))``, elementwise."""
+    """``1 / (1 + exp(-x))``, elementwise.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Sigmoid
+    >>> Sigmoid()([-1000.0, 0.0]).tolist()
+    [0.0, 0.5]
+    """
 
     def forward(self, x: TensorLike) -> Tensor:
         """The activation of ``x``."""
@@ -135,7 +191,14 @@ class Softmax(Module):
 
 
 class LogSoftmax(Softmax):
-    """The logarithm of `Softmax`, without overflow."""
+    """The logarithm of `Softmax`, without overflow.
+
+    Examples
+    --------
+    >>> from tapegrad.models import LogSoftmax
+    >>> LogSoftmax()([[1000.0, 0.0]]).tolist()
+    [[0.0, -1000.0]]
+    """
 
     def forward(self, x: TensorLike) -> Tensor:
         """The logarithms of the probabilities."""

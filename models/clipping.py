@@ -43,8 +43,8 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     >>> from tapegrad.models import clip_grad_norm_
     >>> p = tg.Tensor([3.0, 4.0], requires_grad=True)
     >>> (p * p / 2).sum().backward()
-    >>> clip_grad_norm_([p], 1.0).item(), p.grad.numpy().round(3).tolist()
-    (5.0, [0.6, 0.8])
+    >>> clip_grad_norm_([p], 1.0).item(), p.grad.numpy().round(3)
+    (5.0, array([0.6, 0.8], dtype=float32))
     """
     if not norm_type > 0:
         raise OptionError(f"clip_grad_norm_: norm_type must be positive, not {norm_type}")

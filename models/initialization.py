@@ -44,25 +44,53 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generato
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Fill with normally distributed numbers."""
+    """Fill with normally distributed numbers.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.normal_(Linear(3, 2).weight, std=0.01).shape
+    (2, 3)
+    """
     source = generator if generator is not None else default_generator()
     overwrite(tensor, source.normal(mean, std, tensor.shape, tensor.dtype)._value())
     return tensor
 
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
-    """Fill with one number."""
+    """Fill with one number.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.constant_(Linear(3, 2).bias, 0.5).tolist()
+    [0.5, 0.5]
+    """
     overwrite(tensor, np.asarray(value, tensor.dtype))
     return tensor
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fill with zeros."""
+    """Fill with zeros.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.zeros_(Linear(3, 2).bias).tolist()
+    [0.0, 0.0]
+    """
     return constant_(tensor, 0.0)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Fill with ones."""
+    """Fill with ones.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.ones_(Linear(3, 2).bias).tolist()
+    [1.0, 1.0]
+    """
     return constant_(tensor, 1.0)
 
 
@@ -80,6 +108,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     ------
     OptionError
         Where the activation is another one.
+
+    References
+    ----------
+    LeCun, Bottou, Orr and Müller, "Efficient BackProp", 1998, for tanh; He et al., 2015, for the rectifiers.
 
     Examples
     --------
@@ -116,7 +148,14 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | No
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Fill with normal numbers of standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; see `xavier_uniform_`."""
+    """Fill with normal numbers of standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``; see `xavier_uniform_`.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.xavier_normal_(Linear(3, 2).weight).shape
+    (2, 3)
+    """
     fan_in, fan_out = _fans(tensor, "xavier_normal_")
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / (fan_in + fan_out)), generator)
 
@@ -164,7 +203,14 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill with normal numbers of standard deviation ``gain / sqrt(fan)``; see `kaiming_uniform_`."""
+    """Fill with normal numbers of standard deviation ``gain / sqrt(fan)``; see `kaiming_uniform_`.
+
+    Examples
+    --------
+    >>> from tapegrad.models import Linear, initialization
+    >>> initialization.kaiming_normal_(Linear(3, 2).weight, nonlinearity="relu").shape
+    (2, 3)
+    """
     return normal_(tensor, 0.0, _kaiming_deviation(tensor, a, mode, nonlinearity, "kaiming_normal_"), generator)
 
 

@@ -107,7 +107,7 @@ class Dropout(Module):
     Examples
     --------
     >>> from tapegrad.models import Dropout
-    >>> Dropout(0.5).eval()([1.0, 2.0])
+    >>> Dropout(0.5).eval()([1.0, 2.0]).tolist()
     [1.0, 2.0]
     """
 

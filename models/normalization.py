@@ -126,8 +126,8 @@ class BatchNorm1d(Module):
     --------
     >>> from tapegrad.models import BatchNorm1d
     >>> norm = BatchNorm1d(1)
-    >>> norm([[1.0], [3.0]]).numpy().round(3).tolist(), norm.running_mean.numpy().round(3).tolist()
-    ([[-1.0], [1.0]], [0.2])
+    >>> norm([[1.0], [3.0]]).numpy().round(3).tolist(), norm.running_mean.numpy().round(3)
+    ([[-1.0], [1.0]], array([0.2], dtype=float32))
     """
 
     def __init__(

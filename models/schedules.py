@@ -103,7 +103,15 @@ class StepLR(Schedule):
 
 
 class ExponentialLR(Schedule):
-    """Multiply by ``gamma`` every step."""
+    """Multiply by ``gamma`` every step.
+
+    Examples
+    --------
+    >>> import tapegrad as tg
+    >>> from tapegrad.models import SGD, ExponentialLR
+    >>> ExponentialLR(SGD([tg.Tensor([0.0], requires_grad=True)], lr=1.0), 0.5).values(3).tolist()
+    [1.0, 0.5, 0.25]
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float) -> None:
         self.gamma = gamma

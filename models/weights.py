@@ -61,6 +61,13 @@ def load_weights(path: str | os.PathLike[str], module: Module, strict: bool = Tr
         Where the file is missing, incomplete or corrupt.
     StateError
         Where names or shapes do not fit. The module is as it was after either error.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from tapegrad.models import MLP, load_weights, save_weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_weights(save_weights(f"{folder}/weights.npz", MLP(2, [3], 1)), MLP(2, [3], 1))
     """
     try:
         loaded = np.load(path, allow_pickle=False)
