@@ -181,7 +181,10 @@ class Emitter:
 
     def fresh(self, node: Node) -> str:
         """A name for the value of a node."""
-        name = self.context.values.graph.names.get(node)
+        names = self.context.values.graph.names
+        while node not in names and (node.row.kind is Kind.VIEW or node.primitive == "checked"):
+            node = node.inputs[0]
+        name = names.get(node)
         base = identifier(name) if name else REGISTER_NAMES.get(node.primitive, node.primitive)
         return self.context.names.fresh(base)
 

@@ -30,11 +30,12 @@ WINDOW = 128
 #: Readers of one value that are tried for joining.
 READERS = 16
 
-#: A panel of a product lies in the first-level cache, and its right operand in the second.
-PANEL_BYTES = 16 * 1024
+#: A panel of a product and, beside it, the right operand, which every panel reads again, lie in the second-level cache.
+PANEL_BYTES = 64 * 1024
 OPERAND_BYTES = 512 * 1024
-#: Rows of a panel come in multiples of the register tile's.
+#: Rows of a panel come in multiples of the register tile's; fewer than these repay no reading of the right operand.
 TILE_ROWS = 6
+PANEL_ROWS = 30
 #: What a size that is known only at run time counts as in rules of cost.
 TYPICAL_SIZE = 128
 
@@ -67,7 +68,7 @@ class Group:
 def panel_rows(product: Node) -> int | None:
     """Rows of a product that are filled at a time and finished by the code that follows; None where that costs more.
 
-    The panel must fit the first-level cache, and the right operand, which is streamed once a panel, the second.
+    A panel must have many rows within its bytes, and the right operand must stay in the cache from panel to panel.
 
     Examples
     --------
@@ -76,7 +77,7 @@ def panel_rows(product: Node) -> int | None:
     >>> b, f32 = Builder(), np.dtype(np.float32)
     >>> x, w = b.input((64, 784), f32), b.input((784, 128), f32)
     >>> panel_rows(b.emit("matmul", x, w, transpose_a=False, transpose_b=False))
-    30
+    126
     """
     rows, columns = product.shape[-2:]
     source = product.inputs[0]
@@ -85,7 +86,7 @@ def panel_rows(product: Node) -> int | None:
         return None
     itemsize = product.dtype.itemsize
     fitting = PANEL_BYTES // (columns * itemsize)
-    if fitting < TILE_ROWS or typical(inner) * columns * itemsize >= OPERAND_BYTES:
+    if fitting < PANEL_ROWS or typical(inner) * columns * itemsize >= OPERAND_BYTES:
         return None
     return fitting // TILE_ROWS * TILE_ROWS
 
@@ -281,7 +282,7 @@ def group_values(values: Values) -> Groups:
         for first, second in zip(siblings, siblings[1:], strict=False):
             pair = groups.of[first], groups.of[second]
             # What overwrites an input waits for its readers; what only stands beside it should not have to.
-            if len({written.isdisjoint(group.members) for group in pair}) == 1:
+            if not pair[0].space or len({written.isdisjoint(group.members) for group in pair}) == 1:
                 groups.join(*pair)
     _join_updates(groups)
     return groups
@@ -333,7 +334,7 @@ def _readers(values: Values) -> dict[tuple[Node, Shape], list[Node]]:
     for node in values.computed:
         space = core(loop_shape(node))
         for access in values.reads[node].accesses:
-            if access.aligned and space:
+            if access.aligned:
                 readers = found.setdefault((access.node, space), [])
                 if len(readers) < READERS:
                     readers.append(node)

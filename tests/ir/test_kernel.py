@@ -62,7 +62,7 @@ def test_a_panel_reads_as_rows_of_a_product() -> None:
     x, w = b.input((N, 3), FLOAT32, "x"), b.input((3, 8), FLOAT32, "w")
     product = b.emit("matmul", x, w, transpose_a=False, transpose_b=False)
     text = print_schedule(schedule(b.graph([b.emit("relu", product)])))
-    assert "Loop first: 0 to n by 510, sequential" in text
+    assert "Loop first: 0 to n by 2046, sequential" in text
     assert "Product panel (last - first x 8, strides 8, 1)" in text
     assert "Loop i: first to last, sequential" in text
     assert "Store output0[i * 8 + j] = relu(panel[(i - first) * 8 + j])" in text
