@@ -381,6 +381,8 @@ def _loader(
     data: Pair | Dataset | DataLoader, batch_size: int, shuffle: bool, seed: int, dtype: np.dtype
 ) -> DataLoader:
     if isinstance(data, DataLoader):
+        if len(data.arrays) != 2:
+            raise OptionError(f"fit: the loader deals out {len(data.arrays)} arrays, not examples and targets")
         return data
     x, y = (data.train_x, data.train_y) if isinstance(data, Dataset) else data
     return DataLoader(*_cast(x, y, dtype), batch_size=batch_size, shuffle=shuffle, seed=seed, dtype=dtype)

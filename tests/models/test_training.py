@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -211,6 +212,38 @@ def test_a_progress_bar_is_shown_where_there_is_a_terminal(capsys: pytest.Captur
     assert capsys.readouterr() == ("", "")
 
 
+def test_the_progress_bar_counts_steps_and_shows_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    class Bar:
+        def __init__(self, total: int, **options: object) -> None:
+            calls.append(total)
+
+        def set_postfix_str(self, text: str, refresh: bool) -> None:
+            assert text.startswith("loss 0.")
+
+        def update(self, steps: int) -> None:
+            calls.append(steps)
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    model = network()
+    fit(model, (X, Y), cross_entropy, SGD(model.parameters()), 2, 30, progress=True)
+    assert calls == [8, 3, 1, 3, 1, "closed"]
+
+
+@pytest.mark.parametrize("given", ["float64", "int64", "uint8"])
+def test_a_float32_model_computes_in_float32_whatever_it_is_fed(given: str) -> None:
+    model = MLP(2, [4], 2)
+    step = training_step(model, cross_entropy, SGD(model.parameters(), lr=0.1, momentum=0.9))
+    explanation = step.explain(X[:8].astype(given), Y[:8])
+    wide = {node.primitive for node in explanation.simplified.nodes() if str(node.dtype) == "float64" and node.shape}
+    assert wide <= {"input"}
+    assert not re.search(r"\bf64\(", explanation.source)
+
+
 def _call(**options: object) -> Callable[[], object]:
     def call() -> object:
         model = network()
@@ -230,6 +263,7 @@ def _call(**options: object) -> Callable[[], object]:
         (_call(data=(X, Y[:5])), ShapeError, "equally many rows"),
         (_call(validation=(X[:0], Y[:0])), ShapeError, "at least one"),
         (_call(data=DataLoader(X[:5], Y[:5], batch_size=6, drop_last=True)), ShapeError, "no whole batch"),
+        (_call(data=DataLoader(X, batch_size=6)), OptionError, "deals out 1 arrays"),
         (_call(data=(X[:, :1], Y)), ShapeError, r"Linear\(2, 8\)"),
         (lambda: accuracy(np.zeros((3, 2)), np.zeros(4)), ShapeError, "do not fit"),
         (lambda: accuracy([], []), ShapeError, "do not fit"),
