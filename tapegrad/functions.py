@@ -6,7 +6,7 @@ The functions themselves lie in the modules of their subjects.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tapegrad import creation, elementwise, gathering, products, reductions, shaping
@@ -56,8 +56,18 @@ _UFUNCS = (
     *("isfinite", "isinf", "isnan", "logical_and", "logical_not", "logical_or", "logical_xor"),
 )
 
+
+def _array_function(self: Tensor, function: Any, types: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """NumPy's functions of arrays: ours where there is one, else NumPy's own on the values."""
+    own = _FUNCTIONS.get(function.__name__) if function.__module__ == "numpy" else None
+    if own is None:
+        return function._implementation(*args, **kwargs)
+    return own(*args, **kwargs)
+
+
 for _name in METHODS:
     setattr(Tensor, _name, _FUNCTIONS[_name])
+Tensor.__array_function__ = _array_function  # type: ignore[attr-defined]
 Tensor.T = property(shaping.transpose, doc="`transpose`: the axes in reverse order.")  # type: ignore[assignment]
 
 UFUNCS.update({_name: _FUNCTIONS[_name] for _name in _UFUNCS})

@@ -64,6 +64,18 @@ class TestNumPyNames:
         assert np.logical_xor(x, True).tolist() == [False, True]
         assert np.isnan(tg.Tensor([1.0, math.nan])).tolist() == [False, True]
 
+    def test_functions_of_whole_arrays_stay_on_the_tape(self) -> None:
+        x = tg.Tensor(array(2, 3), requires_grad=True)
+        results = [np.sum(x), np.mean(x, axis=0), np.reshape(x, (3, 2)), np.concatenate([x, array(1, 3)]), np.max(x, 1)]
+        results += [np.where(x > 0, x, 0.0), np.transpose(x), np.stack([x, x], axis=1), np.clip(x, 0, 1), np.cumsum(x)]
+        assert all(isinstance(result, tg.Tensor) and result.requires_grad for result in results)
+        np.testing.assert_array_equal(results[1], array(2, 3).mean(axis=0))
+
+    def test_numpy_computes_what_there_is_no_function_for(self) -> None:
+        x = tg.Tensor(array(5))
+        assert np.allclose(x, array(5)) and isinstance(np.sort(x), np.ndarray)
+        assert np.median(x) == 0 and np.shape(x) == (5,)
+
     def test_others_say_what_to_do(self) -> None:
         with pytest.raises(TypeError, match="np.arctan does not work on a Tensor"):
             np.arctan(tg.Tensor([1.0]))

@@ -246,6 +246,12 @@ class TestSizesThatOnlyTheProgramKnows:
                 np.testing.assert_array_equal(result, right)
         assert step.stats().traces <= 2
 
+    def test_a_part_of_size_1_broadcasts(self) -> None:
+        step = tg.jit(lambda x, y: tg.grad(lambda x: (x[1:] * y).sum())(x))
+        y = np.arange(1.0, 4.0)
+        assert step(np.arange(2.0), y).tolist() == [0.0, 6.0]
+        assert step(np.arange(4.0), y).tolist() == [0.0, 1.0, 2.0, 3.0]
+
     def test_ends_that_are_numbers_are_guards(self) -> None:
         step = tg.jit(lambda x: (x[:5], x[-3:], x[2:4], x[-4:-1], x[5:1:-1]))
         for n in (64, 9, 5, 7, 3, 0, 1):

@@ -469,12 +469,13 @@ def broadcast(first: Size, second: Size) -> Size | None:
         return None
     hints = bindings.hint(first), bindings.hint(second)
     if hints[0] != hints[1]:
-        if hints[0] == 1:
-            bindings.unify(1, first)
-            return second
-        if hints[1] == 1:
-            bindings.unify(1, second)
-            return first
+        for hint, stretched, other in ((hints[0], first, second), (hints[1], second, first)):
+            if hint == 1 and is_symbol(stretched) is not None:
+                bindings.unify(1, stretched)
+                return other
+            if hint == 1:
+                bindings.pin(stretched, "a part of it has size 1 and broadcasts")
+                return other
     return bindings.unify(first, second)
 
 
