@@ -294,7 +294,8 @@ def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]]
         context.names.restore(taken)
         body: list[Statement] = []
         for task in tasks:
-            body += [Comment(line) for line in user_lines(task.members, graph)]
+            lines = dict.fromkeys(user_lines(task.members, graph))
+            body += [Comment(line) for line in lines if Comment(line) not in body]
             body += _statements(task, context)
         nodes = [node for task in tasks for node in task.members]
         copies = [
