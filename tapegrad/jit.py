@@ -191,8 +191,8 @@ class Jitted:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if tape.local.trace is not None:
-            # Inside another trace it is part of that program.
+        if tape.local.trace is not None or tape.local.differentiating:
+            # Inside another trace it is part of that program, and what is differentiated has to be recorded.
             return self._function(*args, **kwargs)
         leaves, specialization = self._quick(args, kwargs) or self._specialize(args, kwargs)
         program = specialization.program

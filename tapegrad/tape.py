@@ -125,6 +125,8 @@ class _Local(threading.local):
         self.pending: list[Entry] = []
         self.grad_enabled = True
         self.trace: Trace | None = None
+        #: how many transformations are calling a function that they differentiate
+        self.differentiating = 0
 
 
 local = _Local()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,17 @@ def _variable(value: Any, operation: str) -> Tensor:
     # Also where the value itself needs no gradient: it is differentiated by.
     variable._entry.requires_grad = True
     return variable
+
+
+@contextmanager
+def _differentiating() -> Iterator[None]:
+    """Within the block operations record what a derivative needs, those of jitted functions too."""
+    tape.local.differentiating += 1
+    try:
+        with tape.grad_mode(True):
+            yield
+    finally:
+        tape.local.differentiating -= 1
 
 
 def _entries(tensors: Sequence[Tensor]) -> list[Entry]:
@@ -108,7 +120,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> C
     @functools.wraps(f)
     def value_and_gradient(*args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         enabled = tape.is_grad_enabled()
-        with tape.grad_mode(True):
+        with _differentiating():
             arguments = list(args)
             variables: list[Tensor] = []
             nests: list[tuple[Any, int]] = []
@@ -233,7 +245,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
     [2.0, 40.0]
     """
     enabled = tape.is_grad_enabled()
-    with tape.grad_mode(True):
+    with _differentiating():
         nests = [_leaves(primal) for primal in primals]
         variables = [[_variable(leaf, "vjp") for leaf in leaves] for leaves, _ in nests]
         given = [pytree.unflatten(structure, own) for (_, structure), own in zip(nests, variables, strict=True)]
@@ -297,7 +309,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     enabled = tape.is_grad_enabled()
     if len(primals) != len(tangents):
         raise ShapeError(f"jvp: {len(primals)} primals and {len(tangents)} tangents; give one for each")
-    with tape.grad_mode(True):
+    with _differentiating():
         variables: list[Tensor] = []
         directions: list[Tensor] = []
         given = []

@@ -173,6 +173,15 @@ class TestNesting:
             np.testing.assert_allclose(hessian_vector(x, v), tg.jvp(tg.grad(f), (x,), (v,))[1], rtol=1e-12)
         assert hessian_vector.stats().traces == 1
 
+    def test_of_a_jitted_function(self) -> None:
+        jitted = tg.jit(f)
+        np.testing.assert_allclose(tg.grad(jitted)(X), tg.grad(f)(X))
+        np.testing.assert_allclose(
+            tg.grad(lambda tree: jitted(tree["x"]) * 2)({"x": X})["x"], 2 * tg.grad(f)(X).numpy()
+        )
+        np.testing.assert_allclose(tg.jvp(jitted, (X,), (X,))[1], tg.jvp(f, (X,), (X,))[1])
+        assert jitted.stats().calls == 0
+
     def test_with_backward(self) -> None:
         w = tg.Tensor(X, requires_grad=True)
         penalty = (tg.grad(lambda x: (x * x * w).sum())(X) ** 2).sum()
