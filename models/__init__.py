@@ -38,7 +38,8 @@ from tapegrad.models.losses import (
 from tapegrad.models.mlp import MLP, summary
 from tapegrad.models.module import Module, Parameter
 from tapegrad.models.normalization import BatchNorm1d, LayerNorm
-from tapegrad.models.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tapegrad.models.optimizer import Optimizer
+from tapegrad.models.optimizers import SGD, Adam, AdamW, RMSprop
 from tapegrad.models.schedules import CosineAnnealingLR, ExponentialLR, LinearLR, Schedule, StepLR, WarmupLR
 from tapegrad.models.training import History, accuracy, fit, predict, training_step
 from tapegrad.models.weights import load_weights, save_weights

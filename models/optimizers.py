@@ -7,250 +7,16 @@ a compiled step and compiles nothing, unless a term appears or goes away (``mome
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Hashable, Iterable
+from typing import ClassVar
 
 import numpy as np
 
-from tapegrad import functions, structure, tape
-from tapegrad.errors import OptionError, StateError, TracingError
-from tapegrad.models.module import Parameter, assign, clear_gradients
-from tapegrad.models.storage import flatten_storage
-from tapegrad.primitives import FLOAT64, INT64
-from tapegrad.recording import record, weak_scalar
+from tapegrad import functions
+from tapegrad.errors import OptionError
+from tapegrad.models.optimizer import Hyperparameter, Optimizer
+from tapegrad.primitives import FLOAT64
 from tapegrad.tensor import Tensor
-
-
-class Hyperparameter:
-    """An attribute of an optimizer that reads as a float and is a runtime scalar in programs."""
-
-    def __init__(self, low: float = 0.0, below: float = float("inf")) -> None:
-        self.low, self.below = low, below
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
-        if optimizer is None:
-            return self
-        return optimizer._scalars[self.name].item()
-
-    def __set__(self, optimizer: Optimizer, value: Any) -> None:
-        if not isinstance(value, Tensor):
-            value = float(value)
-            if not self.low <= value < self.below:
-                limit = f" and less than {self.below}" if self.below < float("inf") else ""
-                raise OptionError(
-                    f"{type(optimizer).__name__}: {self.name} must be at least {self.low:g}{limit}, but is {value}"
-                )
-        optimizer._set_scalar(self.name, value)
-
-
-class Optimizer:
-    """What every optimizer shares: parameters, state, hyperparameters.
-
-    A subclass names its hyperparameters and per-parameter state, and computes a step in `_update`.
-
-    Parameters
-    ----------
-    params : iterable of Parameter
-        Or of Tensors that require gradients. A tied one counts once.
-
-    Raises
-    ------
-    OptionError
-        Where there are none, or a hyperparameter is out of range.
-    """
-
-    lr = Hyperparameter()
-    #: Hyperparameters that leave out a term where they are zero.
-    _switches: ClassVar[tuple[str, ...]] = ("weight_decay",)
-
-    def __init__(self, params: Iterable[Tensor], **hyperparameters: float) -> None:
-        unique = {id(parameter): parameter for parameter in _checked(params, type(self).__name__)}
-        if not unique:
-            raise OptionError(f"{type(self).__name__}: there are no parameters")
-        self.params: list[Parameter] = list(unique.values())
-        self._scalars: dict[str, Tensor] = {}
-        self._active: dict[str, bool] = {}
-        self._state: dict[str, list[Tensor]] = {}
-        #: The step counts, and which of them each parameter goes by: parameters that were skipped count apart.
-        self._counts: list[Tensor] = []
-        self._count_of: list[int] = []
-        flatten_storage(self.params)
-        for name, value in hyperparameters.items():
-            setattr(self, name, value)
-        self._prepare()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-        if not isinstance(getattr(type(self), name, None), Hyperparameter | property):
-            structure.bump()
-
-    # Hyperparameters ------------------------------------------------------------------------------------------
-
-    def _set_scalar(self, name: str, value: Any) -> None:
-        active = isinstance(value, Tensor) or value != 0
-        known = self._scalars.get(name)
-        if known is None:
-            self._scalars[name] = weak_scalar(value)
-            self._scalars[name].name = name
-        else:
-            known.data = value
-        if name in self._switches and self._active.get(name) != active:
-            self._active[name] = active
-            structure.bump()
-            if known is not None:
-                self._prepare()
-
-    def _number(self, name: str, dtype: np.dtype) -> Tensor:
-        """A hyperparameter in the dtype of a computation."""
-        return record("cast", (self._scalars[name],), dtype=dtype)
-
-    # State ----------------------------------------------------------------------------------------------------
-
-    def _slots(self) -> tuple[str, ...]:
-        """The names of the state that each parameter has, under these hyperparameters."""
-        return ()
-
-    def _counting(self) -> bool:
-        """Whether steps are counted."""
-        return False
-
-    def _prepare(self) -> None:
-        """Make the state that is needed and not there, so that a compiled step finds it."""
-        for slot in self._slots():
-            if slot not in self._state:
-                tensors = [Tensor(np.zeros(parameter.shape, parameter.dtype)) for parameter in self.params]
-                for parameter, tensor in zip(self.params, tensors, strict=True):
-                    tensor.name = f"{parameter.name}.{slot}" if parameter.name else slot
-                flatten_storage(tensors)
-                self._state[slot] = tensors
-        if self._counting() and not self._counts:
-            self._counts = [_counter(0)]
-            self._count_of = [0] * len(self.params)
-
-    def _split_counts(self, active: list[int]) -> None:
-        """Parameters that are skipped from now on keep their count."""
-        stepped = set(active)
-        for number in range(len(self._counts)):
-            members = [index for index, count in enumerate(self._count_of) if count == number]
-            left = [index for index in members if index not in stepped]
-            if not left or len(left) == len(members):
-                continue
-            trace = tape.local.trace
-            if trace is not None and id(self._counts[number]) in trace.entries:
-                raise TracingError(
-                    f"{type(self).__name__}.step: two steps in one @jit function update different parameters; "
-                    "give each set of parameters an optimizer of its own"
-                )
-            tape.local.trace = None
-            try:
-                self._counts.append(_counter(self._counts[number].item()))
-            finally:
-                tape.local.trace = trace
-            for index in left:
-                self._count_of[index] = len(self._counts) - 1
-            structure.bump()
-
-    # Steps ----------------------------------------------------------------------------------------------------
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear ``grad`` of every parameter: to None, or where there is one to zeros."""
-        clear_gradients(self.params, set_to_none)
-
-    def step(self) -> None:
-        """Update every parameter that has a ``grad``, and run the tape unless inside ``@jit``.
-
-        Raises
-        ------
-        GradientError
-            Where a jitted step has used a gradient up.
-        """
-        trace = tape.local.trace
-        with tape.grad_mode(False):
-            gradients = [parameter.grad for parameter in self.params]
-            active = [index for index, gradient in enumerate(gradients) if gradient is not None]
-            if self._counts:
-                self._split_counts(active)
-            for number in sorted({self._count_of[index] for index in active} if self._counts else ()):
-                self._counts[number].data = self._counts[number] + 1
-            for index in active:
-                parameter, gradient = self.params[index], gradients[index]
-                assert gradient is not None
-                parameter.data = self._update(index, parameter, gradient)
-                if trace is not None:
-                    trace.consumed.add(id(parameter))
-        if trace is None:
-            tape.run()
-
-    def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
-        """The new value of a parameter; assigns its new state."""
-        raise OptionError(f"{type(self).__name__} has no _update(); define one")
-
-    def _steps(self, index: int) -> Tensor:
-        """The number of steps of a parameter, this one included, as float64."""
-        return functions.astype(self._counts[self._count_of[index]], FLOAT64)
-
-    # Saving ---------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """State and hyperparameters by name (``exp_avg.0``, ``step.0``, ``lr``), as copies."""
-        state = {f"{slot}.{i}": np.array(t._value()) for slot, ts in self._state.items() for i, t in enumerate(ts)}
-        if self._counts:
-            counts = [np.array(count._value()) for count in self._counts]
-            state.update({f"step.{index}": counts[number] for index, number in enumerate(self._count_of)})
-        state.update({name: np.array(tensor._value()) for name, tensor in self._scalars.items()})
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state and hyperparameters of an optimizer of the same kind over parameters of the same shapes.
-
-        Raises
-        ------
-        StateError
-            Where names or shapes do not fit; the optimizer is then as it was.
-        """
-        name = f"{type(self).__name__}.load_state_dict"
-        expected = {*self.state_dict()}
-        if expected != {*state}:
-            different = ", ".join(sorted(expected ^ {*state}))
-            raise StateError(f"{name}: the state does not fit: {different} is missing on one side")
-        pairs = {
-            f"{slot}.{index}": (tensor, state[f"{slot}.{index}"])
-            for slot, tensors in self._state.items()
-            for index, tensor in enumerate(tensors)
-        }
-        steps = [int(state[f"step.{index}"]) for index in range(len(self._count_of))]
-        scalars = {scalar: float(state[scalar]) for scalar in self._scalars}
-        assign(pairs, name)
-        if self._counts:
-            distinct = sorted(set(steps))
-            self._counts = [_counter(step) for step in distinct]
-            self._count_of = [distinct.index(step) for step in steps]
-        for scalar, value in scalars.items():
-            setattr(self, scalar, value)
-        structure.bump()
-
-    def structure_fingerprint(self) -> Hashable:
-        """What a compiled step takes for granted: parameters, state, and which terms there are."""
-        return (
-            type(self),
-            tuple((id(parameter), parameter.requires_grad) for parameter in self.params),
-            tuple((slot, tuple(map(id, tensors))) for slot, tensors in self._state.items()),
-            (tuple(map(id, self._counts)), tuple(self._count_of)),
-            tuple((name, id(tensor)) for name, tensor in self._scalars.items()),
-            tuple(self._active.items()),
-            self._options(),
-        )
-
-    def _options(self) -> tuple[Hashable, ...]:
-        """Options that choose between formulas."""
-        return ()
-
-    def __repr__(self) -> str:
-        texts = [f"{name}={tensor.item():g}" for name, tensor in self._scalars.items()]
-        return f"{type(self).__name__}({len(self.params)} parameters, {', '.join(texts)})"
 
 
 class SGD(Optimizer):
@@ -318,7 +84,7 @@ class SGD(Optimizer):
             added = gradient
             if self._active["dampening"]:
                 kept = functions.astype(1 - self._number("dampening", FLOAT64), dtype)
-                added = functions.where(self._steps(index) == 1, 1.0, kept) * gradient
+                added = functions.where(self._counts[self._count_of[index]] == 1, 1.0, kept) * gradient
             buffer.data = momentum * buffer + added
             gradient = gradient + momentum * buffer if self.nesterov else buffer
         return parameter - self._number("lr", dtype) * gradient
@@ -390,27 +156,35 @@ class Adam(Optimizer):
     def _options(self) -> tuple[Hashable, ...]:
         return (self.amsgrad,)
 
+    def _factors(self, count: int, dtype: np.dtype) -> tuple[Tensor, ...]:
+        """How far the two means move, the size of the step, and the correction of the root."""
+        factors = self._shared.get((count, dtype))
+        if factors is None:
+            # Bias corrections differ from 1 by little: in float64 until they meet the parameter.
+            lr, beta1, beta2 = (self._number(name, FLOAT64) for name in ("lr", "beta1", "beta2"))
+            steps = functions.astype(self._counts[count], FLOAT64)
+            size = lr / (1 - functions.power(beta1, steps))
+            correction = 1 / functions.sqrt(1 - functions.power(beta2, steps))
+            wide = (1 - beta1, 1 - beta2, size, correction)
+            factors = self._shared[count, dtype] = tuple(functions.astype(factor, dtype) for factor in wide)
+        return factors
+
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
         dtype = parameter.dtype
-        # Bias corrections differ from 1 by little: in float64 until they meet the parameter.
-        lr, beta1, beta2 = (self._number(name, FLOAT64) for name in ("lr", "beta1", "beta2"))
-        steps = self._steps(index)
         if self._active["weight_decay"]:
             decay = self._number("weight_decay", FLOAT64)
             if self._decoupled:
-                parameter = parameter * functions.astype(1 - lr * decay, dtype)
+                parameter = parameter * functions.astype(1 - self._number("lr", FLOAT64) * decay, dtype)
             else:
                 gradient = gradient + functions.astype(decay, dtype) * parameter
+        first, second, size, correction = self._factors(self._count_of[index], dtype)
         mean, square = self._state["exp_avg"][index], self._state["exp_avg_sq"][index]
-        mean.data = mean + functions.astype(1 - beta1, dtype) * (gradient - mean)
-        added = functions.astype(1 - beta2, dtype) * (gradient * gradient)
-        square.data = functions.astype(beta2, dtype) * square + added
+        mean.data = mean + first * (gradient - mean)
+        square.data = self._number("beta2", dtype) * square + second * (gradient * gradient)
         if self.amsgrad:
             largest = self._state["max_exp_avg_sq"][index]
             largest.data = functions.maximum(largest, square)
             square = largest
-        size = functions.astype(lr / (1 - functions.power(beta1, steps)), dtype)
-        correction = functions.astype(1 / functions.sqrt(1 - functions.power(beta2, steps)), dtype)
         return parameter - size * (mean / (functions.sqrt(square) * correction + self._number("eps", dtype)))
 
 
@@ -528,28 +302,3 @@ class RMSprop(Optimizer):
             buffer.data = self._number("momentum", dtype) * buffer + direction
             direction = buffer
         return parameter - self._number("lr", dtype) * direction
-
-
-def _checked(params: Iterable[Tensor], name: str) -> list[Any]:
-    """The parameters, each a Tensor of a floating dtype."""
-    if isinstance(params, Tensor):
-        raise OptionError(f"{name}: give an iterable of parameters, such as model.parameters() or [p]")
-    parameters = list(params)
-    for parameter in parameters:
-        if isinstance(parameter, dict):
-            raise OptionError(f"{name}: parameter groups are not supported; make an optimizer for each group")
-        if not isinstance(parameter, Tensor):
-            raise OptionError(f"{name}: a {type(parameter).__name__} is not a parameter")
-        if parameter.dtype.kind != "f" or not parameter.is_leaf:
-            raise OptionError(
-                f"{name}: a parameter must be floating and given, not computed; this one is {parameter.dtype}"
-                + ("" if parameter.is_leaf else " and computed")
-            )
-    return parameters
-
-
-def _counter(value: int) -> Tensor:
-    """A step count."""
-    counter = Tensor(np.asarray(value, INT64), name="step")
-    counter._make_cell()
-    return counter

@@ -22,7 +22,8 @@ from tapegrad.models import svg
 from tapegrad.models.data import DATASETS, Dataset, load
 from tapegrad.models.losses import cross_entropy
 from tapegrad.models.mlp import MLP
-from tapegrad.models.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tapegrad.models.optimizer import Optimizer
+from tapegrad.models.optimizers import SGD, Adam, AdamW, RMSprop
 from tapegrad.models.schedules import CosineAnnealingLR
 from tapegrad.models.training import History, fit, predict, training_step
 from tapegrad.models.weights import save_weights

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tapegrad.errors import OptionError
-from tapegrad.models.optimizers import Optimizer
+from tapegrad.models.optimizer import Optimizer
 
 
 class Schedule:

@@ -17,7 +17,7 @@ from tapegrad.models.data.dataset import Dataset
 from tapegrad.models.data.loader import DataLoader
 from tapegrad.models.losses import binary_cross_entropy_with_logits
 from tapegrad.models.module import Module
-from tapegrad.models.optimizers import Optimizer
+from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.schedules import Schedule
 from tapegrad.primitives import FLOAT32
 from tapegrad.tensor import Tensor
