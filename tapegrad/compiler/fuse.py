@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from tapegrad.compiler.kernel_graph import describe, scratch_buffers, user_lines
 from tapegrad.compiler.lower import lower_group
 from tapegrad.compiler.lower_indexed import store_everywhere
 from tapegrad.compiler.recompute import drop_recomputed
-from tapegrad.compiler.values import Values, alias_base, classify, loop_shape
+from tapegrad.compiler.values import Values, alias_base, all_readers, classify, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.kernel import Buffer, Comment, Kernel, Role, Schedule, Statement
@@ -220,7 +220,31 @@ def _place_temporaries(values: Values, storage: Storage, kernels: Sequence[Seque
             local = outside.get(node, set()) <= {kernel_of[node]}
             role: Role = "scratch" if local else "temporary"
             storage.stores[node] = [_new_buffer(node, values.graph, names, role, node.primitive)]
+    readers = all_readers(values)
+    for tasks in kernels:
+        for task, following in zip(tasks, tasks[1:], strict=False):
+            _share_buffer(task, following, readers, values, storage)
     storage.buffers |= {node: buffers[0] for node, buffers in storage.stores.items()}
+
+
+def _share_buffer(
+    task: Task, following: Task, readers: Mapping[Node, set[Node]], values: Values, storage: Storage
+) -> None:
+    """Let a product lie where the nest behind it, its only reader, stores a result of the same shape."""
+    group, reader = task.group, following.group
+    if group is None or reader is None or not group.lone or group.product is None or reader.lone:
+        return
+    product = group.product
+    own = readers.get(product, set())
+    aligned = all(a.aligned for node in own for a in values.reads[node].accesses if a.node is product)
+    if not aligned or not own <= set(reader.members) or storage.stores[product][0].role != "scratch":
+        return
+    for node in reader.members:
+        same = node.dtype == product.dtype and core(node.shape) == group.space and not is_reduction(node)
+        if same and node in storage.stores and node not in storage.in_place:
+            storage.stores[product] = storage.stores[node][:1]
+            storage.in_place.add(node)
+            return
 
 
 # Order and kernels ----------------------------------------------------------------------------------------------

@@ -168,6 +168,16 @@ def test_softmax_cross_entropy_its_gradient_and_column_sums_share_one_row_loop()
     assert_computes(graph, schedule(graph), 5)
 
 
+def test_a_large_product_lies_where_the_code_behind_it_stores_its_result() -> None:
+    b = Builder()
+    x, w = b.input((N, 784), FLOAT32, "x"), b.input((784, 1024), FLOAT32, "w")
+    hidden = b.emit("relu", b.emit("matmul", x, w, transpose_a=False, transpose_b=False) + 1.0)
+    (kernel,) = schedule(b.graph([hidden])).kernels
+    (product,) = (statement for statement in kernel.body if isinstance(statement, Product))
+    assert product.out.buffer is kernel.writes[0]
+    assert_computes(b.graph([hidden]), schedule(b.graph([hidden])), 2)
+
+
 def test_masks_of_a_stored_activation_are_computed_again_instead_of_stored() -> None:
     result = schedule(network_step([20, 12, 3]))
     assert not any(buffer.dtype == np.bool_ for kernel in result.kernels for buffer in kernel.writes)
