@@ -15,13 +15,14 @@ import numpy as np
 from tapegrad import config
 from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_shape, as_size
-from tapegrad.elementwise import astype, where
+from tapegrad.elementwise import astype
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, lowest
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, record_full, result_dtype
+from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
 __all__ = ["arange", "eye", "full", "full_like", "linspace", "ones", "ones_like", "zeros", "zeros_like"]

@@ -9,23 +9,27 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tapegrad import creation, elementwise, gathering, products, reductions, shaping
-from tapegrad.creation import *  # noqa: F403 - the modules' __all__ decide
+from tapegrad import activations, creation, elementwise, gathering, products, reductions, selection, shaping
+from tapegrad.activations import *  # noqa: F403 - the modules' __all__ decide
+from tapegrad.creation import *  # noqa: F403
 from tapegrad.elementwise import *  # noqa: F403
 from tapegrad.gathering import *  # noqa: F403
 from tapegrad.operators import UFUNCS
 from tapegrad.products import *  # noqa: F403
 from tapegrad.random import dropout
 from tapegrad.reductions import *  # noqa: F403
+from tapegrad.selection import *  # noqa: F403
 from tapegrad.shaping import *  # noqa: F403
 from tapegrad.tensor import Tensor
 
 __all__ = ["dropout"]
+__all__ += activations.__all__
 __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += gathering.__all__
 __all__ += products.__all__
 __all__ += reductions.__all__
+__all__ += selection.__all__
 __all__ += shaping.__all__
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {name: globals()[name] for name in __all__}

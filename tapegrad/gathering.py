@@ -13,12 +13,13 @@ import numpy as np
 from tapegrad import config, tape
 from tapegrad.axes import as_axis, broadcast, size_number
 from tapegrad.dims import Dim, as_size
-from tapegrad.elementwise import astype, where
+from tapegrad.elementwise import astype
 from tapegrad.errors import BoundsError, DTypeError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import BOOL, INT64, broadcast_shapes, shape_text
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, record, wrap
+from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
 __all__ = ["one_hot", "scatter_add", "take", "take_along_axis"]

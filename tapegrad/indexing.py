@@ -22,7 +22,7 @@ import numpy as np
 from tapegrad import tape
 from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_size
-from tapegrad.elementwise import astype, where
+from tapegrad.elementwise import astype
 from tapegrad.errors import AxisError, BoundsError, DTypeError, InPlaceError, ShapeError, TracingError
 from tapegrad.gathering import checked_indices, flat_indices
 from tapegrad.ir import sizes
@@ -30,6 +30,7 @@ from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, PRIMITIVES, broadcast_shapes, shape_text
 from tapegrad.ranges import at_least, at_most, reaches
 from tapegrad.recording import as_tensor, record, record_full, wrap
+from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
 # Reading an index ----------------------------------------------------------------------------------------------

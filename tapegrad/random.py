@@ -15,12 +15,13 @@ import numpy as np
 
 from tapegrad import config, tape
 from tapegrad.dims import Dim, as_shape, as_size
-from tapegrad.elementwise import astype, cos, floor, log1p, sqrt, where
+from tapegrad.elementwise import astype, cos, floor, log1p, sqrt
 from tapegrad.errors import DTypeError, OptionError, ShapeError
 from tapegrad.gathering import take
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import FLOAT64, INT64, broadcast_shapes, shape_text
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating
+from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
 __all__ = [

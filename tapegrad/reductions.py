@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad.axes import Axis, as_axes, as_axis, size_number, without
-from tapegrad.elementwise import exp, isfinite, log, sqrt, stop_gradient, truth, where
+from tapegrad.elementwise import exp, log, sqrt, stop_gradient
 from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, record, to_floating
+from tapegrad.selection import isfinite, truth, where
 from tapegrad.tensor import Tensor
 
 __all__ = [

@@ -14,13 +14,13 @@ import numpy as np
 
 from tapegrad.axes import Axis, as_axes, as_axis, broadcast, without
 from tapegrad.dims import Dim, as_shape, as_size, from_size
-from tapegrad.elementwise import where
 from tapegrad.errors import AxisError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, shape_text
 from tapegrad.ranges import at_least, bound, lowest
 from tapegrad.recording import TensorLike, as_tensor, promote, record, record_full, record_number, result_dtype
+from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
 __all__ = [
