@@ -1,4 +1,4 @@
-"""What generated code calls: CPU kernels for Numba and, under ``cuda``, CUDA C sources; imported as ``tapegrad.kernels``."""
+"""What generated code calls: CPU kernels for Numba; imported as ``tapegrad.kernels``."""
 
 if __name__ != "tapegrad.kernels":
     raise ImportError(

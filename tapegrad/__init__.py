@@ -16,14 +16,43 @@ from tapegrad._checkout import require_mapped_packages
 
 require_mapped_packages(__name__, __path__)
 
-from tapegrad import errors, execution, indexing, random  # noqa: E402
+from tapegrad import errors, execution, functions, indexing, random  # noqa: E402
 from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
+from tapegrad.dims import Dim  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
-from tapegrad.jit import Jitted, Stats, explain, jit, stats, trace  # noqa: E402
+from tapegrad.jit import Jitted, RetraceWarning, Stats, explain, jit, stats, trace  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
-from tapegrad.tensor import Dim, Tensor  # noqa: E402
+from tapegrad.tensor import Tensor  # noqa: E402
 from tapegrad.transforms import grad, jvp, value_and_grad, vjp  # noqa: E402
+
+__all__ = [
+    "Dim",
+    "Jitted",
+    "RetraceWarning",
+    "Stats",
+    "Tensor",
+    "default_dtype",
+    "default_dtype_scope",
+    "enable_grad",
+    "errors",
+    "execution",
+    "explain",
+    "grad",
+    "indexing",
+    "is_grad_enabled",
+    "jit",
+    "jvp",
+    "manual_seed",
+    "no_grad",
+    "random",
+    "stats",
+    "tensor",
+    "trace",
+    "value_and_grad",
+    "vjp",
+]
+__all__ += functions.__all__
 
 __version__ = "0.1.0"
 

@@ -253,10 +253,10 @@ class Operators:
     def __ge__(self, other: Any) -> Tensor:
         return _apply(greater_equal, self, other)  # type: ignore[no-any-return]
 
-    def __eq__(self, other: Any) -> Tensor:
+    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
         return _apply(equal, self, other)  # type: ignore[no-any-return]
 
-    def __ne__(self, other: Any) -> Tensor:
+    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
         return _apply(not_equal, self, other)  # type: ignore[no-any-return]
 
     def __neg__(self) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tapegrad import recording, tape
 from tapegrad.captures import CapturedArray, GradientSlot
-from tapegrad.dims import Dim, as_shape, as_size, from_size  # noqa: F401 transition
+from tapegrad.dims import from_size
 from tapegrad.errors import (
     AxisError,
     DeviceError,
@@ -22,10 +22,8 @@ from tapegrad.errors import (
     ShapeError,
 )
 from tapegrad.ir import sizes
-from tapegrad.operators import *  # noqa: F403 transition
-from tapegrad.operators import UFUNCS, Operators, binary, matmul, power  # noqa: F401 transition
+from tapegrad.operators import UFUNCS, Operators
 from tapegrad.primitives import shape_text
-from tapegrad.recording import *  # noqa: F403 transition
 from tapegrad.recording import as_tensor, private_array, record, record_full, wrap
 from tapegrad.tape import Entry
 
