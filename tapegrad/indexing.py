@@ -222,7 +222,10 @@ class View:
 
 
 def _views(shape: Shape, parts: Sequence[Part]) -> list[View]:
-    """The views that lead from an array to what its index sees before any integers are picked; at least one."""
+    """The views that lead from an array to what its index sees before any integers are picked.
+
+    There is at least one where none are picked: what is read must be a value of its own.
+    """
     axes = [part for part in parts if part is not None]
     views: list[View] = []
 
@@ -241,7 +244,8 @@ def _views(shape: Shape, parts: Sequence[Part]) -> list[View]:
         if any(step != 1 for step in skip):
             stop = views[-1].shape()
             view("slice", start=(0,) * len(stop), stop=stop, step=skip)
-    if not views or len(axes) != len(parts) or any(isinstance(part, At) for part in axes):
+    gathers = any(isinstance(part, Picked) for part in axes)
+    if len(axes) != len(parts) or any(isinstance(part, At) for part in axes) or not (views or gathers):
         remaining = iter(views[-1].shape() if views else shape)
         sizes_left = [(part, 1 if part is None else next(remaining)) for part in parts]
         view("reshape", shape=tuple(size for part, size in sizes_left if not isinstance(part, At)))

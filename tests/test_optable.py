@@ -393,7 +393,7 @@ OTHER_DTYPES = ("int32", "int64", "uint8", "bool")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "program", itertools.chain(*(programs(dtype, derivatives=False, every=False, size=60) for dtype in OTHER_DTYPES))
+    "program", [part for dtype in OTHER_DTYPES for part in programs(dtype, derivatives=False, every=False, size=60)]
 )
 def test_compiled_programs_agree_with_the_interpreter_in_every_dtype(program: Together) -> None:
     assert_compiled_as_interpreted(program)
