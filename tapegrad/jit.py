@@ -380,7 +380,7 @@ def jit(
     The function is run once on symbolic arguments. Parameters, optimizer state and random generators that it
     uses are captured: their values are read at each call and updated in place. The sizes of arrays stay symbolic;
     Python numbers among the arguments are runtime scalars; bool, str, None and ``static_argnames`` are part of
-    the program's key.
+    the program's key. Results carry no history: call ``backward()`` inside, or differentiate the function with `grad`.
 
     Parameters
     ----------
