@@ -312,8 +312,10 @@ def _epoch(
         if schedule is not None:
             arrays = (*arrays, schedule.values(steps, schedule.last_step))
         if not step.stats().traces:
-            # Compiles, so that the clock below measures training alone.
-            step.program(*[array[0] for array in arrays])
+            # Compiles, the library functions too, so that the clock below measures training alone.
+            program = step.program(*[array[0] for array in arrays])
+            if program is not None:
+                program.give_frame(program.take_frame())
         start = time.perf_counter()
         losses = np.asarray(step.scan(*arrays))
         history.seconds += time.perf_counter() - start
