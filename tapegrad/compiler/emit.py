@@ -69,9 +69,7 @@ REGISTER_NAMES = {
 }
 
 _LIBRARY = "accumulate select f32 f64 i32 i64 u8 b1 offset address inf nan block status accumulate_product"
-_RESERVED = frozenset(
-    [*keyword.kwlist, *dir(builtins), *PRIMITIVES, *_LIBRARY.split(), *"ijklmn", "np", "math"]
-)
+_RESERVED = frozenset([*keyword.kwlist, *dir(builtins), *PRIMITIVES, *_LIBRARY.split(), *"ijklmn", "np", "math"])
 
 
 def identifier(name: str) -> str:

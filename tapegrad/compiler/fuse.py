@@ -346,4 +346,3 @@ def _statements(task: Task, context: Context) -> Iterable[Statement]:
     if task.origin is not None:
         context = replace(context, buffers={**context.buffers, task.source: task.origin})
     return store_everywhere(task.source, [task.target], context)
-

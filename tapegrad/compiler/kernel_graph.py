@@ -188,4 +188,3 @@ def _rebuild(target: Node, builder: Builder, mapping: dict[Node, Node]) -> Node:
         else:
             mapping[node] = builder.like(node, *(mapping[source] for source in node.inputs))
     return mapping[target]
-

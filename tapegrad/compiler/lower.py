@@ -189,9 +189,7 @@ class Nest:
         end = Apply("minimum", (add(first, Constant(rows, INT64)), total), INT64)
         panel = (
             Let(last.name, end),
-            product_statement(
-                product, self.context, batch, buffer, first=first, rows=subtract(last, first)
-            ),
+            product_statement(product, self.context, batch, buffer, first=first, rows=subtract(last, first)),
             Loop(axes[-1].variable.name, last, body, "sequential", first),
         )
         return wrap(axes[:-1], (Loop(first.name, total, panel, "sequential", step=rows),), innermost("sequential"))

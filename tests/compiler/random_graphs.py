@@ -62,8 +62,9 @@ class Maker:
     def cut_and_padded(self, a: Node) -> Node:
         start = tuple(0 if isinstance(size, int) else 1 for size in a.shape)
         step = (1,) * len(start)
-        return self.b.emit("pad", self.b.emit("slice", a, start=start, stop=a.shape, step=step), start=start, step=step,
-                           shape=a.shape)
+        return self.b.emit(
+            "pad", self.b.emit("slice", a, start=start, stop=a.shape, step=step), start=start, step=step, shape=a.shape
+        )
 
     def product(self, a: Node) -> Node:
         made = self.b.emit("matmul", a, self.any(), transpose_a=self.chance(), transpose_b=self.chance())

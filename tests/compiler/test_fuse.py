@@ -131,9 +131,7 @@ def network_step(widths: Sequence[int], optimizer: str = "sgd", activation: str 
         ([2, 3, 2], "sgd", "tanh", 6),
     ],
 )
-def test_a_training_step_takes_few_kernels(
-    widths: list[int], optimizer: str, activation: str, kernels: int
-) -> None:
+def test_a_training_step_takes_few_kernels(widths: list[int], optimizer: str, activation: str, kernels: int) -> None:
     result = schedule(network_step(widths, optimizer, activation))
     assert len(result.kernels) <= kernels, names(result)
 
