@@ -41,7 +41,8 @@ from tapegrad.models.normalization import BatchNorm1d, LayerNorm
 from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.optimizers import SGD, Adam, AdamW, RMSprop
 from tapegrad.models.schedules import CosineAnnealingLR, ExponentialLR, LinearLR, Schedule, StepLR, WarmupLR
-from tapegrad.models.training import History, accuracy, fit, predict, training_step
+from tapegrad.models.steps import training_step
+from tapegrad.models.training import History, accuracy, fit, predict
 from tapegrad.models.weights import load_weights, save_weights
 
 __all__ = [

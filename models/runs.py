@@ -25,7 +25,8 @@ from tapegrad.models.mlp import MLP
 from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.optimizers import SGD, Adam, AdamW, RMSprop
 from tapegrad.models.schedules import CosineAnnealingLR
-from tapegrad.models.training import History, fit, predict, training_step
+from tapegrad.models.steps import training_step
+from tapegrad.models.training import History, fit, predict
 from tapegrad.models.weights import save_weights
 from tapegrad.random import manual_seed
 

@@ -19,11 +19,11 @@ from tapegrad.models.losses import binary_cross_entropy_with_logits
 from tapegrad.models.module import Module
 from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.schedules import Schedule
+from tapegrad.models.steps import Loss, evaluation_step, training_step
 from tapegrad.primitives import FLOAT32
 from tapegrad.tensor import Tensor
 
 Array = NDArray[Any]
-Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[ArrayLike, ArrayLike]
 
 #: Rows gathered for one native call of many steps: few enough that they are still in the cache when they are read.
@@ -152,7 +152,7 @@ def fit(
     history, modes = History(), [(module, module.training) for module in model.modules()]
     if step is None:
         step = training_step(model, loss, optimizer, schedule is not None)
-    evaluation = _evaluation_step(model, loss)
+    evaluation = evaluation_step(model, loss)
     best: dict[str, np.ndarray] | None = None
     try:
         with _bar(epochs * len(loader), progress) as advance:
@@ -249,57 +249,7 @@ def accuracy(prediction: ArrayLike | Tensor, labels: ArrayLike | Tensor, thresho
     return float(np.mean(named == wanted))
 
 
-# The steps ------------------------------------------------------------------------------------------------------
-
-
-def training_step(model: Module, loss: Loss, optimizer: Optimizer, scheduled: bool = False) -> Jitted:
-    """The step that `fit` runs, as one program: forward, backward, update.
-
-    Parameters
-    ----------
-    model : Module
-    loss : callable
-        ``loss(prediction, target)``, a scalar.
-    optimizer : Optimizer
-    scheduled : bool
-        Whether the step has a third argument, the learning rate, float64.
-
-    Returns
-    -------
-    Jitted
-        ``step(x, y)`` gives the loss; look at it with `tapegrad.explain`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tapegrad.models import MLP, SGD, mse_loss, training_step
-    >>> model = MLP(1, [], 1)
-    >>> step = training_step(model, mse_loss, SGD(model.parameters(), lr=0.1))
-    >>> x = np.ones((2, 1), "float32")
-    >>> bool(step(x, x).item() > step(x, x).item())
-    True
-    """
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        value = loss(model(x), y)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        return value
-
-    def scheduled_step(x: Tensor, y: Tensor, lr: Tensor) -> Tensor:
-        optimizer.lr = lr
-        return step(x, y)
-
-    return jit(scheduled_step if scheduled else step)
-
-
-def _evaluation_step(model: Module, loss: Loss) -> Jitted:
-    def evaluation_step(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = model(x)
-        return loss(prediction, y), prediction
-
-    return jit(evaluation_step)
+# What happens in an epoch ----------------------------------------------------------------------------------------
 
 
 def _epoch(

@@ -43,22 +43,34 @@ class Location:
         return f"{name}:{self.line}"
 
 
-def _is_own(file: str, known: dict[str, bool] = {}) -> bool:  # noqa: B006 - a cache on purpose
-    own = known.get(file)
-    if own is None:
+# What a file is to a walk from the innermost frame outwards.
+_FOREIGN, _OWN, _STEPS, _COMMAND_LINE = range(4)
+_SPECIAL = {"steps.py": _STEPS, "cli.py": _COMMAND_LINE}
+
+
+def _kind_of(file: str, known: dict[str, int] = {}) -> int:  # noqa: B006 - a cache on purpose
+    kind = known.get(file)
+    if kind is None:
         real = os.path.realpath(file)
-        own = known[file] = real.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS) or real == _PASSED_OVER
-    return own
+        own = real.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS) or real == _PASSED_OVER
+        kind = known[file] = _SPECIAL.get(os.path.basename(file), _OWN) if own else _FOREIGN
+    return kind
 
 
 def user_mark() -> Mark | None:
-    """The innermost frame outside tapegrad, as a cheap mark."""
+    """The innermost frame outside tapegrad, as a cheap mark; under the command line, that of the step it compiles."""
     frame = sys._getframe(1)
+    step = None
     while frame is not None:
-        if not _is_own(frame.f_code.co_filename):
+        kind = _kind_of(frame.f_code.co_filename)
+        if kind == _FOREIGN:
             return frame.f_code, frame.f_lasti
+        if kind == _COMMAND_LINE:
+            break
+        if kind == _STEPS and step is None:
+            step = frame.f_code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return step
 
 
 def resolve_mark(mark: Mark | None) -> Location | None:

@@ -147,6 +147,9 @@ def test_explain_prints_every_stage_of_a_data_set_and_of_a_run(capsys: pytest.Ca
     for stage in ("tape", "graph, derivatives expanded", "graph, simplified", "kernels", "memory", "program", "flops"):
         assert stage in told
     assert "0.weight" in told
+    # The lines that the program comes from are those of the step, not of what called it.
+    assert all(line in told for line in ("prediction = model(x)", "value = loss(prediction, y)", "optimizer.step()"))
+    assert "core.py" not in told
     assert run("train", "xor", *QUICK, "--out", "run") == 0
     capsys.readouterr()
     assert run("explain", "run") == 0
