@@ -13,7 +13,7 @@ from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import INT64, shape_text
-from tapegrad.ranges import at_least
+from tapegrad.ranges import at_least, reaches
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, record, to_floating
 from tapegrad.selection import isfinite, truth, where
 from tapegrad.tensor import Tensor
@@ -65,7 +65,7 @@ def _count(x: Tensor, axes: tuple[int, ...]) -> Size:
 
 def _not_empty(x: Tensor, axes: tuple[int, ...], operation: str) -> None:
     for axis in axes:
-        if x._entry.shape[axis] == 0:
+        if not reaches(x._entry.shape[axis], 1):
             raise ShapeError(
                 f"{operation}: axis {axis} of shape {shape_text(x._entry.shape)} is empty, "
                 f"and no elements have no {operation}"

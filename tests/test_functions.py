@@ -260,6 +260,14 @@ class TestSizesThatOnlyTheProgramKnows:
         with pytest.raises(ShapeError, match="broadcast_to"):
             step(np.ones(3, np.float32))
 
+    def test_an_empty_axis_has_no_maximum(self) -> None:
+        step = tg.jit(lambda x: x.max(axis=0))
+        assert step(np.ones((2, 3), np.float32)).tolist() == [1.0] * 3
+        assert step(np.ones((2, 0), np.float32)).tolist() == []
+        assert step.stats().traces == 1
+        with pytest.raises(ShapeError, match="max: axis 0 of shape .* is empty"):
+            step(np.ones((0, 3), np.float32))
+
     def test_squeezing_without_an_axis_asks_for_sizes(self) -> None:
         step = tg.jit(lambda x: x.squeeze())
         assert [step(np.ones((n, 3), np.float32)).shape for n in (1, 2, 1)] == [(3,), (2, 3), (3,)]
