@@ -12,7 +12,8 @@ import tapegrad as tg
 from tapegrad.models import MLP, SGD, binary_cross_entropy
 from tapegrad.models.data import xor
 from tapegrad.models.initialization import uniform_
-from tapegrad.models.svg import graph_picture, write_svg
+from tapegrad.models.pictures import draw_graph
+from tapegrad.models.svg import write_svg
 
 ROWS: list[list[float]] = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
 TARGETS = [0.0, 1.0, 1.0, 0.0]
@@ -110,11 +111,8 @@ def test_scalar_neurons_run_define_by_run_as_they_run_compiled() -> None:
 
 def test_the_graph_is_drawn_with_names(tmp_path: Path) -> None:
     neuron = Neuron(2, "n")
-    graph = tg.trace(lambda x1, x2: neuron([x1, x2]), 2.0, 0.0)
-    nodes = graph.nodes()
-    labels = {f"{i}": [graph.names.get(node, node.primitive), f"{node!r}"] for i, node in enumerate(nodes)}
-    edges = [(str(nodes.index(source)), str(i)) for i, node in enumerate(nodes) for source in node.inputs]
-    picture = write_svg(tmp_path / "neuron.svg", graph_picture(labels, edges, "a neuron")).read_text()
+    graph = tg.trace(lambda x1, x2: neuron([x1, x2]), tg.Tensor(2.0), tg.Tensor(0.0))
+    picture = write_svg(tmp_path / "neuron.svg", draw_graph(graph, "a neuron")).read_text()
     for name in ("n.w0", "n.w1", "n.b", "x1", "x2", "tanh", "multiply"):
         assert f">{name}<" in picture, name
 

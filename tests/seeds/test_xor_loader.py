@@ -74,5 +74,6 @@ def test_train_mnist_reaches_98_percent_in_under_a_minute(seed: int, mnist_data:
     assert reached is not None, run.stdout
     assert len(mnist_data.test_y) == 10_000
     assert float(reached[1]) >= 0.98
-    if len(os.sched_getaffinity(0)) >= 2 and os.getloadavg()[0] < 2:  # else the machine has other things to do
+    cores = len(os.sched_getaffinity(0))
+    if cores >= 2 and os.getloadavg()[0] < cores + 0.5:  # else the machine had other things to do as well
         assert seconds < 60
