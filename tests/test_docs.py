@@ -194,3 +194,12 @@ def test_the_checks_find_what_is_wrong() -> None:
     assert not agrees("1, 0.43, 0.0099", "Tensor([1.        , 0.41997433, 0.00986604], dtype=float32)\n")
     assert not agrees("1, 0.42", "Tensor([1.        , 0.41997433, 0.00986604], dtype=float32)\n")
     assert agrees("loss 0.1...", "loss 0.123\n") and not agrees("loss 0.2...", "loss 0.123\n")
+
+
+def test_the_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "tapegrad"
+    folders = [package, *(package / room for room in ("ir", "compiler", "runtime"))]
+    modules = {path.stem for folder in folders for path in folder.glob("*.py")} - {"__init__", "__main__", "_checkout"}
+    named = {*re.findall(r"`(\w+)`", text)}
+    assert modules <= named, f"not in docs/architecture.md: {sorted(modules - named)}"
