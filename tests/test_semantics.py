@@ -229,6 +229,37 @@ class TestSizes:
         assert "axis 0 of x is 4, and was made static at 3" in text
 
 
+class TestWhatATraceTakesForGranted:
+    def test_an_array_from_outside_is_read_at_each_call(self) -> None:
+        table = np.ones(3, "f")
+        f = tg.jit(lambda x: x * table)
+        assert f(np.ones(3, "f")).tolist() == [1, 1, 1]
+        table[1] = 5
+        assert f(np.ones(3, "f")).tolist() == [1, 5, 1]
+        assert f.stats().traces == 1
+
+    def test_random_numbers_are_drawn_anew_and_python_runs_once(self) -> None:
+        ran = []
+
+        @tg.jit
+        def f(x: tg.Tensor) -> tg.Tensor:
+            ran.append(1)
+            return x + tg.random.uniform(size=3)
+
+        first, second = f(np.zeros(3, "f")).numpy(), f(np.zeros(3, "f")).numpy()
+        assert not np.array_equal(first, second)
+        assert len(ran) == 1
+
+    def test_a_layer_that_is_replaced_is_a_new_trace(self) -> None:
+        model = Sequential(Linear(WIDTH, HIDDEN), Linear(HIDDEN, CLASSES))
+        forward = tg.jit(lambda x: model(x))
+        x, _ = batch(2)
+        forward(x)
+        model.register_module("1", Linear(HIDDEN, 2))
+        assert forward(x).shape == (2, 2)
+        assert forward.stats().traces == 2 and "structure" in forward.retraces[0]
+
+
 class TestGradientsAndUpdates:
     @pytest.mark.parametrize("compiled", [False, True])
     @pytest.mark.parametrize("empty", [None, 0.0])
