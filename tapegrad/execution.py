@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tapegrad import config, tape
+from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
 from tapegrad.expansion import Recording, collect, expand, structure_key
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
@@ -84,7 +85,14 @@ def realize(roots: Sequence[Entry]) -> None:
     recording = collect(roots)
     known = _lookup(recording, roots)
     values = [leaf.value for leaf in recording.leaves if leaf.value is not None]
-    results = known.run(values)
+    try:
+        results = known.run(values)
+    except (BoundsError, ValueCheckError) as error:
+        # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
+        marks = [entry.mark for entry in recording.entries if entry.params.get("message") == error.message]
+        if marks:
+            error.location = resolve_mark(marks[0])
+        raise
     for entry, value in zip(roots, results, strict=True):
         # A result may be a view of a leaf or of another result; what a Tensor shows must be its own.
         own = value.flags.owndata and value.flags.c_contiguous and not any(value is given for given in values)

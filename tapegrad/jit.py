@@ -155,6 +155,10 @@ def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[
     ]
 
 
+def _requires_grad(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
 def _array(value: Any, argument: Argument) -> np.ndarray:
     if isinstance(value, Tensor):
         return value._value()
@@ -194,7 +198,13 @@ class Jitted:
         if tape.local.trace is not None or tape.local.differentiating:
             # Inside another trace it is part of that program, and what is differentiated has to be recorded.
             return self._function(*args, **kwargs)
-        leaves, specialization = self._quick(args, kwargs) or self._specialize(args, kwargs)
+        quick = self._quick(args, kwargs)
+        if quick is None:
+            if tape.local.grad_enabled and any(map(_requires_grad, pytree.flatten((args, kwargs))[0])):
+                # A gradient must reach these arguments: the call joins the tape.
+                return self._function(*args, **kwargs)
+            quick = self._specialize(args, kwargs)
+        leaves, specialization = quick
         program = specialization.program
         outputs = program.run(specialization.inputs(leaves))
         self._counts["calls"] += 1
@@ -235,6 +245,8 @@ class Jitted:
             kind = type(value)
             if kind is Tensor:
                 entry = value._entry
+                if entry.requires_grad:
+                    return None
                 key += (entry.shape, entry.dtype, value._weak)
             elif kind is np.ndarray:
                 key += (value.shape, value.dtype)
@@ -380,7 +392,8 @@ def jit(
     The function is run once on symbolic arguments. Parameters, optimizer state and random generators that it
     uses are captured: their values are read at each call and updated in place. The sizes of arrays stay symbolic;
     Python numbers among the arguments are runtime scalars; bool, str, None and ``static_argnames`` are part of
-    the program's key. Results carry no history: call ``backward()`` inside, or differentiate the function with `grad`.
+    the program's key. Results carry no history, so ``backward()`` belongs inside;
+    a call whose arguments require gradients joins the tape instead of running its program.
 
     Parameters
     ----------
