@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from tapegrad import tape
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.models.module import overwrite
 from tapegrad.primitives import shape_text
@@ -39,7 +40,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generato
     True
     """
     source = generator if generator is not None else default_generator()
-    overwrite(tensor, source.uniform(a, b, tensor.shape, tensor.dtype)._value())
+    with tape.interpreted():
+        overwrite(tensor, source.uniform(a, b, tensor.shape, tensor.dtype)._value())
     return tensor
 
 
@@ -53,7 +55,8 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Gene
     (2, 3)
     """
     source = generator if generator is not None else default_generator()
-    overwrite(tensor, source.normal(mean, std, tensor.shape, tensor.dtype)._value())
+    with tape.interpreted():
+        overwrite(tensor, source.normal(mean, std, tensor.shape, tensor.dtype)._value())
     return tensor
 
 

@@ -46,6 +46,8 @@ class KnownTape:
 
     def run(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for the leaves' values, by the tier that the count says."""
+        if tape.local.interpreted:
+            return self.interpreted.run(values)
         self.runs += 1
         if self.program is None and self.runs > config.interpreted_runs and self.size <= COMPILED_NODES:
             from tapegrad.compiler.program import compile_graph

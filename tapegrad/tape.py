@@ -127,6 +127,7 @@ class _Local(threading.local):
         self.trace: Trace | None = None
         #: how many transformations are calling a function that they differentiate
         self.differentiating = 0
+        self.interpreted = False
 
 
 local = _Local()
@@ -225,6 +226,19 @@ def no_grad() -> AbstractContextManager[None]:
     2.0
     """
     return grad_mode(False)
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Within the block, tapes of this thread are interpreted, however often they were seen.
+
+    What is computed then has the same bits the first time and the hundredth; initial weights are made so.
+    """
+    previous, local.interpreted = local.interpreted, True
+    try:
+        yield
+    finally:
+        local.interpreted = previous
 
 
 def enable_grad() -> AbstractContextManager[None]:

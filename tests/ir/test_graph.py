@@ -256,11 +256,7 @@ def test_the_text_shows_names_and_lines() -> None:
     y = builder.emit("tanh", x)
     builder.names[y] = "h"
     assert str(builder.graph([y])) == (
-        "graph {\n"
-        "  %0: f32[3]  # x\n"
-        f"{'  %1 = tanh(%0): f32[3]':<64}  # h  train.py:9\n"
-        "  return %1\n"
-        "}"
+        f"graph {{\n  %0: f32[3]  # x\n{'  %1 = tanh(%0): f32[3]':<64}  # h  train.py:9\n  return %1\n}}"
     )
 
 
