@@ -1,23 +1,32 @@
 """The contenders: each gives functions that run all steps of a workload and return the losses.
 
-A contender is a function ``workload -> {way: run}``; ``run()`` starts from the workload's weights, trains through all
-batches and returns one loss a step as a NumPy array. What happens before ``run`` is not timed.
+A contender is a function ``workload -> {way: Way}``. ``start()`` makes the state to begin with, weights and all;
+``run(state)`` trains through all batches and returns one loss a step as a NumPy array. Only ``run`` is timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .workloads import Workload
 
-Run = Callable[[], np.ndarray]
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a workload."""
+
+    start: Callable[[], Any]
+    run: Callable[[Any], np.ndarray]
+
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-def tapegrad(workload: Workload) -> dict[str, Run]:
+def tapegrad(workload: Workload) -> dict[str, Way]:
     """This project: a call a step, one scan, and define-by-run."""
     import tapegrad as tg
     from tapegrad.models import MLP, SGD, Adam, cross_entropy, mse_loss, sse_loss
@@ -53,22 +62,19 @@ def tapegrad(workload: Workload) -> dict[str, Run]:
     jitted = tg.jit(step)
     eager, reset_eager = build()
 
-    def call() -> np.ndarray:
-        reset()
+    def call(_: None) -> np.ndarray:
         return np.array([jitted(x, y).item() for x, y in zip(xs, ys, strict=True)])
 
-    def scan() -> np.ndarray:
-        reset()
+    def scan(_: None) -> np.ndarray:
         return np.asarray(jitted.scan(xs, ys))
 
-    def define_by_run() -> np.ndarray:
-        reset_eager()
+    def define_by_run(_: None) -> np.ndarray:
         return np.array([eager(tg.Tensor(x), tg.Tensor(y)).item() for x, y in zip(xs, ys, strict=True)])
 
-    return {"call": call, "scan": scan, "define-by-run": define_by_run}
+    return {"call": Way(reset, call), "scan": Way(reset, scan), "define-by-run": Way(reset_eager, define_by_run)}
 
 
-def numpy(workload: Workload) -> dict[str, Run]:
+def numpy(workload: Workload) -> dict[str, Way]:
     """NumPy by hand: forward, backward and update written out."""
     xs, ys = workload.batches()
     tanh = workload.activation == "tanh"
@@ -110,12 +116,15 @@ def numpy(workload: Workload) -> dict[str, Run]:
                 _update(workload, parameters[2 * layer + offset], gradient, state, 2 * layer + offset, count)
         return loss
 
-    def run() -> np.ndarray:
+    def start() -> tuple[list[np.ndarray], list[np.ndarray]]:
         parameters = workload.weights()
-        state = [np.zeros_like(p) for p in parameters for _ in range(2)]
+        return parameters, [np.zeros_like(p) for p in parameters for _ in range(2)]
+
+    def run(beginning: tuple[list[np.ndarray], list[np.ndarray]]) -> np.ndarray:
+        parameters, state = beginning
         return np.array([step(parameters, state, n + 1, x, y) for n, (x, y) in enumerate(zip(xs, ys, strict=True))])
 
-    return {"by hand": run}
+    return {"by hand": Way(start, run)}
 
 
 def _update(workload: Workload, p: np.ndarray, g: np.ndarray, state: list[np.ndarray], index: int, count: int) -> None:
@@ -131,7 +140,7 @@ def _update(workload: Workload, p: np.ndarray, g: np.ndarray, state: list[np.nda
     p -= rate * m / (np.sqrt(v) / np.float32(np.sqrt(1 - BETA2**count)) + np.float32(EPSILON))
 
 
-def products(workload: Workload) -> dict[str, Run]:
+def products(workload: Workload) -> dict[str, Way]:
     """The bare matrix products of the steps, in NumPy."""
     generator = np.random.default_rng(0)
     operands = [
@@ -139,16 +148,16 @@ def products(workload: Workload) -> dict[str, Run]:
         for m, k, n in workload.products()
     ]
 
-    def run() -> np.ndarray:
+    def run(_: None) -> np.ndarray:
         for _ in range(workload.steps):
             for a, b, out in operands:
                 np.matmul(a, b, out=out)
         return np.empty(0)
 
-    return {"products": run}
+    return {"products": Way(lambda: None, run)}
 
 
-def jax(workload: Workload) -> dict[str, Run]:
+def jax(workload: Workload) -> dict[str, Way]:
     """JAX: jit a call, and lax.scan."""
     import jax
     import jax.numpy as jnp
@@ -199,29 +208,33 @@ def jax(workload: Workload) -> dict[str, Run]:
 
     batches = [(xs[n], ys[n]) for n in range(workload.steps)]
 
-    def call() -> np.ndarray:
-        carry, losses = start(), []
+    def call(carry: Any) -> np.ndarray:
+        losses = []
         for batch in batches:
             carry, value = compiled(carry, batch)
             losses.append(float(value))
         return np.array(losses)
 
-    return {"jit": call, "scan": lambda: np.asarray(scanned(start(), (xs, ys))[1])}
+    return {"jit": Way(start, call), "scan": Way(start, lambda carry: np.asarray(scanned(carry, (xs, ys))[1]))}
 
 
-def torch(workload: Workload) -> dict[str, Run]:
+def torch(workload: Workload) -> dict[str, Way]:
     """PyTorch, eager."""
     import torch
 
     xs, ys = (torch.from_numpy(part) for part in workload.batches())
     functional = torch.nn.functional
 
-    def run() -> np.ndarray:
+    def start() -> Any:
         parameters = [torch.tensor(p, requires_grad=True) for p in workload.weights()]
         if workload.optimizer == "adam":
             optimizer: Any = torch.optim.Adam(parameters, lr=workload.lr)
         else:
             optimizer = torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay)
+        return parameters, optimizer
+
+    def run(beginning: Any) -> np.ndarray:
+        parameters, optimizer = beginning
         losses = []
         for x, y in zip(xs, ys, strict=True):
             for layer in range(0, len(parameters), 2):
@@ -240,10 +253,10 @@ def torch(workload: Workload) -> dict[str, Run]:
             losses.append(loss.item())
         return np.array(losses)
 
-    return {"eager": run}
+    return {"eager": Way(start, run)}
 
 
-def pytensor(workload: Workload) -> dict[str, Run]:
+def pytensor(workload: Workload) -> dict[str, Way]:
     """PyTensor with its Numba backend, a call a step."""
     import pytensor
     import pytensor.tensor as pt
@@ -285,20 +298,22 @@ def pytensor(workload: Workload) -> dict[str, Run]:
     xs, ys = workload.batches()
     labels = ys.astype("int32") if workload.loss == "cross_entropy" else ys
 
-    def run() -> np.ndarray:
+    def start() -> None:
         count.set_value(np.float32(0))
         for target in state:
             if not any(target is value for value in values):
                 target.set_value(np.zeros_like(target.get_value()))
         for value, p in zip(values, workload.weights(), strict=True):
             value.set_value(p)
+
+    def run(_: None) -> np.ndarray:
         return np.array([float(step(a, b)) for a, b in zip(xs, labels, strict=True)])
 
-    return {"call": run}
+    return {"call": Way(start, run)}
 
 
 #: By name, in the order of the table's columns. Those that are not installed are left out.
-CONTENDERS: dict[str, Callable[[Workload], dict[str, Run]]] = {
+CONTENDERS: dict[str, Callable[[Workload], dict[str, Way]]] = {
     "tapegrad": tapegrad,
     "products": products,
     "numpy": numpy,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .contenders import CONTENDERS, Run
+from .contenders import CONTENDERS, Way
 from .workloads import WORKLOADS, Workload
 
 
@@ -28,21 +28,22 @@ def alike(losses: np.ndarray, expected: np.ndarray) -> bool:
     return early and abs(losses[-1] - expected[-1]) < 0.01 * expected[0]
 
 
-def prepare(workload: Workload, contenders: list[str]) -> dict[str, Run]:
+def prepare(workload: Workload, contenders: list[str]) -> dict[str, Way]:
     """The ways to run a workload that train alike, by ``contender way``."""
-    ways: dict[str, Run] = {}
-    expected = CONTENDERS["numpy"](workload)["by hand"]()
+    ways: dict[str, Way] = {}
+    by_hand = CONTENDERS["numpy"](workload)["by hand"]
+    expected = by_hand.run(by_hand.start())
     for name in contenders:
-        for way, run in CONTENDERS[name](workload).items():
-            label = name if name == way else f"{name} {way}"
-            for _ in range(12 if way == "define-by-run" and workload.steps < 12 else 1):
-                losses = run()  # compiles, warms up
+        for kind, way in CONTENDERS[name](workload).items():
+            label = name if name == kind else f"{name} {kind}"
+            for _ in range(12 if kind == "define-by-run" and workload.steps < 12 else 1):
+                losses = way.run(way.start())  # compiles, warms up
             if losses.size and not alike(losses, expected):
                 print(
                     f"{workload.name}: {label} trains differently: {losses[-1]} against {expected[-1]}", file=sys.stderr
                 )
                 continue
-            ways[label] = run
+            ways[label] = way
     return ways
 
 
@@ -51,9 +52,10 @@ def measure(workload: Workload, contenders: list[str], rounds: int) -> dict[str,
     ways = prepare(workload, contenders)
     times: dict[str, list[float]] = {label: [] for label in ways}
     for _ in range(rounds):
-        for label, run in ways.items():
+        for label, way in ways.items():
+            state = way.start()
             start = time.perf_counter()
-            run()
+            way.run(state)
             times[label].append((time.perf_counter() - start) / workload.steps * 1e6)
     return {label: float(np.median(values)) for label, values in times.items()}
 

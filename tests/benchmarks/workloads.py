@@ -74,5 +74,5 @@ WORKLOADS = (
     Workload("quadrants", (2, 64, 64, 2), "relu", "cross_entropy", 64, 0.05, weight_decay=1e-4, steps=300),
     Workload("regression", (10, 100, 1), "relu", "mse", 64, 0.01, weight_decay=1e-4, steps=300),
     Workload("mnist", (784, 128, 10), "relu", "cross_entropy", 64, 0.1, steps=60),
-    Workload("wide", (784, 1024, 1024, 10), "relu", "cross_entropy", 256, 1e-4, optimizer="adam", steps=6),
+    Workload("wide", (784, 1024, 1024, 10), "relu", "cross_entropy", 256, 1e-4, optimizer="adam", steps=10),
 )
