@@ -147,8 +147,9 @@ class Operators:
 
     __slots__ = ()
 
-    def _replace(self, new: Tensor, operation: str) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _replace(self, new: Tensor, operation: str) -> None: ...
 
     def _change(self, function: Callable[[Any, Any], Tensor], other: Any, symbol: str) -> Any:
         self._replace(function(self, other), f"x {symbol}= y")
