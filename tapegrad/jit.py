@@ -75,8 +75,14 @@ class Specialization:
         for tensor, _ in traced.written:
             tensor._make_cell()
         self.program: Program = compile_graph(traced.graph, name=name)
-        self.dynamic = [number for number, argument in enumerate(traced.arguments) if argument.kind != "static"]
-        self.writes = {place for _, place in traced.written}
+        self.dynamic = [
+            (number, argument) for number, argument in enumerate(traced.arguments) if argument.kind != "static"
+        ]
+        written = {place: tensor for tensor, place in traced.written}
+        self.readers: list[Callable[[], np.ndarray]] = [
+            written[place]._exclusive_storage if place in written else source.read
+            for place, source in enumerate(traced.captured)
+        ]
         self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
         self.plain = all(not isinstance(leaf, tuple) for leaf in traced.returned)
         self._last_shapes: Any = None
@@ -107,24 +113,18 @@ class Specialization:
 
     def _explain_shapes(self, shapes: Sequence[tuple[int, ...]]) -> str:
         pinned = {str(pin.value): pin.reason for pin in self.traced.pins}
-        for number, node, shape in zip(self.dynamic, self.traced.graph.inputs, shapes, strict=False):
+        for (_, argument), node, shape in zip(self.dynamic, self.traced.graph.inputs, shapes, strict=False):
             for axis, (size, actual) in enumerate(zip(node.shape, shape, strict=False)):
                 if isinstance(size, int) and size != actual:
                     reason = pinned.get(str(size))
                     why = f" because {reason}" if reason else ""
-                    path = self.traced.arguments[number].path
-                    return f"axis {axis} of {path} is {actual}, and was made static at {size}{why}"
+                    return f"axis {axis} of {argument.path} is {actual}, and was made static at {size}{why}"
         return "the shapes of the arguments fit together in another way"
 
     def inputs(self, arguments: Sequence[Any]) -> list[np.ndarray]:
         """The arrays of a call: arguments, then captured values; cells that are written give their storage."""
-        captured = [
-            source.tensor._exclusive_storage() if place in self.writes else source.read()  # type: ignore[attr-defined]
-            for place, source in enumerate(self.traced.captured)
-        ]
-        written = {id(captured[place]) for place in self.writes}
-        given = [_array(arguments[number], self.traced.arguments[number]) for number in self.dynamic]
-        return [array.copy() if id(array) in written else array for array in given] + captured
+        given = [_array(arguments[number], argument) for number, argument in self.dynamic]
+        return given + [read() for read in self.readers]
 
     def finish(self, outputs: Sequence[np.ndarray]) -> Any:
         """Put gradients where they belong and give the result as the function would."""
@@ -161,7 +161,8 @@ def _requires_grad(value: Any) -> bool:
 
 def _array(value: Any, argument: Argument) -> np.ndarray:
     if isinstance(value, Tensor):
-        return value._value()
+        # The program may overwrite a cell while it still reads the argument.
+        return value._value() if value._storage is None else value._value().copy()
     return np.asarray(value, dtype=argument.dtype)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
     """``step`` on every slice of ``leaves`` along their leading axes; see `tapegrad.jit.Jitted.scan`."""
-    arrays = [leaf._value() if isinstance(leaf, Tensor) else np.asarray(as_tensor(leaf)._value()) for leaf in leaves]
+    arrays = [_array(leaf) for leaf in leaves]
     shapes = [array.shape for array in arrays]
     if not arrays or any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         texts = ", ".join(shape_text(shape) for shape in shapes) or "none"
@@ -45,11 +45,19 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
         return pytree.unflatten(traced.structure, stacked)
     inputs = specialization.inputs(firsts)
     scanned = list(range(len(specialization.dynamic)))
-    for place, number in enumerate(specialization.dynamic):
-        inputs[place] = np.ascontiguousarray(arrays[number], dtype=traced.arguments[number].dtype)
+    for place, (number, argument) in enumerate(specialization.dynamic):
+        inputs[place] = np.ascontiguousarray(arrays[number], dtype=argument.dtype)
     outputs = specialization.program.scan(inputs, scanned, steps)
     step._counts["calls"] += steps
     step._counts["kernels"] += steps * specialization.program.kernel_count
     kept = specialization.returns + len(traced.written)
     outputs = [output if number < kept else np.array(output[-1]) for number, output in enumerate(outputs)]
     return specialization.finish(outputs)
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """The stacked values of one argument; a cell is copied, for the steps may overwrite it."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    tensor = as_tensor(leaf)
+    return tensor._value() if tensor._storage is None else tensor._value().copy()
