@@ -11,13 +11,10 @@ import linecache
 import os
 import sys
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from types import CodeType
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
-# kernels and models are mapped into the package, and lie beside it in a checkout.
-_OWN_FOLDERS = tuple(
-    os.path.realpath(os.path.join(_PACKAGE, folder)) + os.sep for folder in ("", "kernels", "models")
-) + tuple(os.path.join(_PACKAGE, folder) + os.sep for folder in ("kernels", "models"))
 # A generator that is a context manager is entered from here.
 _PASSED_OVER = os.path.realpath(contextlib.__file__)
 
@@ -48,11 +45,21 @@ _FOREIGN, _OWN, _STEPS, _COMMAND_LINE = range(4)
 _SPECIAL = {"steps.py": _STEPS, "cli.py": _COMMAND_LINE}
 
 
+@cache
+def _own_folders() -> tuple[str, ...]:
+    """Where the package lies; kernels and models are mapped into it, and lie beside it in a checkout."""
+    found = [os.path.dirname(os.path.abspath(__file__))]
+    for name in ("kernels", "models"):
+        spec = find_spec(f"{__package__}.{name}")
+        found += (spec.submodule_search_locations or ()) if spec is not None else ()
+    return tuple({name + os.sep for folder in found for name in (os.path.abspath(folder), os.path.realpath(folder))})
+
+
 def _kind_of(file: str, known: dict[str, int] = {}) -> int:  # noqa: B006 - a cache on purpose
     kind = known.get(file)
     if kind is None:
         real = os.path.realpath(file)
-        own = real.startswith(_OWN_FOLDERS) or file.startswith(_OWN_FOLDERS) or real == _PASSED_OVER
+        own = real.startswith(_own_folders()) or real == _PASSED_OVER
         kind = known[file] = _SPECIAL.get(os.path.basename(file), _OWN) if own else _FOREIGN
     return kind
 
