@@ -24,8 +24,6 @@ import numpy as np
 
 from tapegrad.errors import DTypeError, OptionError
 
-DType = np.dtype
-
 #: A tape seen fewer times than this outside ``@jit`` is interpreted; after that it is compiled.
 interpreted_runs: int = 10
 

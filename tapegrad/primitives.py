@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.errors import AxisError, DTypeError, ShapeError
+from tapegrad.errors import DTypeError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.kernels.cpu import philox
@@ -102,13 +102,6 @@ def broadcast_shapes(shapes: Sequence[Shape], operation: str) -> Shape:
             )
         result = tuple(size for size in joined if size is not None)
     return result
-
-
-def normalize_axis(axis: int, rank: int, operation: str) -> int:
-    """``axis`` counted from 0; negative ones count from the end."""
-    if not -rank <= axis < rank:
-        raise AxisError(f"{operation}: axis {axis} is outside an array with {rank} axes")
-    return axis % rank
 
 
 def _elementwise_shape(name: str) -> ShapeRule:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tapegrad import pytree, tape
-from tapegrad.captures import CapturedTensor, GradientSlot
+from tapegrad.captures import CapturedTensor
 from tapegrad.dims import Dim
-from tapegrad.errors import DTypeError, Location, TracingError
+from tapegrad.errors import DTypeError, TracingError
 from tapegrad.expansion import collect, expand
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph, Node
@@ -125,7 +125,6 @@ def trace(
     shapes: Sequence[tuple[int, ...]],
     structure: pytree.Structure,
     keep_grads: bool = False,
-    symbolic: bool = True,
 ) -> Traced:
     """Run ``function`` once on symbolic arguments and write down what it does.
 
@@ -143,8 +142,6 @@ def trace(
         The structure of ``(args, kwargs)``.
     keep_grads : bool
         Keep the gradients that an optimizer consumed.
-    symbolic : bool
-        Whether sizes get symbols.
     """
     record = Trace(getattr(function, "__qualname__", str(function)))
     entries: list[Entry] = []
@@ -156,7 +153,7 @@ def trace(
             continue
         assert argument.dtype is not None
         shape = next(remaining)
-        symbols = tuple(record.bindings.new_symbol(size) for size in shape) if symbolic else shape
+        symbols = tuple(record.bindings.new_symbol(size) for size in shape)
         entry = Entry("argument", (), {}, symbols, argument.dtype)
         entry.trace, entry.name = record, argument.path
         tensor = wrap(entry)
@@ -311,6 +308,3 @@ def _walk(value: Any, path: str, paths: list[str]) -> None:
             _walk(item, f"{path}[{position}]", paths)
     else:
         paths.append(path)
-
-
-__all__ = ["Argument", "GradientSlot", "Location", "Traced", "argument_paths", "describe", "trace"]

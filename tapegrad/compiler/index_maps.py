@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 
-from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.kernel import INT64, Apply, Constant, Expression, SizeValue, Variable
 from tapegrad.ir.sizes import Shape, Size
@@ -271,8 +270,3 @@ def is_negative(size: Size) -> bool:
 def can_merge(first: Variable, second: Variable, size: Size, accesses: Sequence[Index]) -> bool:
     """Whether the loop over ``second`` (of this size) and the one around it may become one for all accesses."""
     return all(access.coefficient(first) == access.coefficient(second) * size for access in accesses)
-
-
-def element_count(shape: Shape) -> Size:
-    """The number of elements of an array."""
-    return sizes.product(shape)
