@@ -223,9 +223,14 @@ class Optimizer:
         scalars = {scalar: float(state[scalar]) for scalar in self._scalars}
         assign(pairs, name)
         if self._counts:
-            distinct = sorted(set(steps))
-            self._counts = [_counter(step) for step in distinct]
-            self._count_of = [distinct.index(step) for step in steps]
+            groups = dict(zip(self._count_of, steps, strict=True))
+            if [groups[number] for number in self._count_of] == steps:
+                for number, step in groups.items():
+                    self._counts[number].data = step
+            else:
+                distinct = sorted(set(steps))
+                self._counts = [_counter(step) for step in distinct]
+                self._count_of = [distinct.index(step) for step in steps]
         for scalar, value in scalars.items():
             setattr(self, scalar, value)
         structure.bump()

@@ -41,7 +41,9 @@ def tapegrad(workload: Workload) -> dict[str, Way]:
         if workload.optimizer == "adam":
             optimizer: Any = Adam(model.parameters(), lr=workload.lr, betas=(BETA1, BETA2), eps=EPSILON)
         else:
-            optimizer = SGD(model.parameters(), lr=workload.lr, weight_decay=workload.weight_decay)
+            optimizer = SGD(
+                model.parameters(), lr=workload.lr, momentum=workload.momentum, weight_decay=workload.weight_decay
+            )
         start = optimizer.state_dict()
 
         def step(x: Any, y: Any) -> Any:
@@ -131,6 +133,10 @@ def _update(workload: Workload, p: np.ndarray, g: np.ndarray, state: list[np.nda
     if workload.weight_decay:
         g = g + np.float32(workload.weight_decay) * p
     if workload.optimizer == "sgd":
+        if workload.momentum:
+            state[2 * index] *= np.float32(workload.momentum)
+            state[2 * index] += g
+            g = state[2 * index]
         p -= np.float32(workload.lr) * g
         return
     m, v = state[2 * index], state[2 * index + 1]
@@ -187,6 +193,8 @@ def jax(workload: Workload) -> dict[str, Way]:
             gradients = [g + workload.weight_decay * p for g, p in zip(gradients, parameters, strict=True)]
         count = count + 1
         if workload.optimizer == "sgd":
+            if workload.momentum:
+                gradients = first = [workload.momentum * m + g for m, g in zip(first, gradients, strict=True)]
             parameters = [p - workload.lr * g for p, g in zip(parameters, gradients, strict=True)]
         else:
             first = [m + (1 - BETA1) * (g - m) for m, g in zip(first, gradients, strict=True)]
@@ -230,7 +238,9 @@ def torch(workload: Workload) -> dict[str, Way]:
         if workload.optimizer == "adam":
             optimizer: Any = torch.optim.Adam(parameters, lr=workload.lr)
         else:
-            optimizer = torch.optim.SGD(parameters, lr=workload.lr, weight_decay=workload.weight_decay)
+            optimizer = torch.optim.SGD(
+                parameters, lr=workload.lr, momentum=workload.momentum, weight_decay=workload.weight_decay
+            )
         return parameters, optimizer
 
     def run(beginning: Any) -> np.ndarray:
@@ -282,6 +292,10 @@ def pytensor(workload: Workload) -> dict[str, Way]:
         if workload.weight_decay:
             g = g + np.float32(workload.weight_decay) * p
         if workload.optimizer == "sgd":
+            if workload.momentum:
+                velocity = pytensor.shared(np.zeros_like(p.get_value()))
+                g = np.float32(workload.momentum) * velocity + g
+                updates.append((velocity, g))
             updates.append((p, p - np.float32(workload.lr) * g))
             continue
         m, v = pytensor.shared(np.zeros_like(p.get_value())), pytensor.shared(np.zeros_like(p.get_value()))

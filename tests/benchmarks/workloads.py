@@ -20,7 +20,7 @@ class Workload:
     loss : {"sse", "mse", "cross_entropy"}
     batch : int
     optimizer : {"sgd", "adam"}
-    lr, weight_decay : float
+    lr, momentum, weight_decay : float
     steps : int
         Steps in one timed block.
     """
@@ -32,6 +32,7 @@ class Workload:
     batch: int
     lr: float
     optimizer: str = "sgd"
+    momentum: float = 0.0
     weight_decay: float = 0.0
     steps: int = 100
 
@@ -74,5 +75,9 @@ WORKLOADS = (
     Workload("quadrants", (2, 64, 64, 2), "relu", "cross_entropy", 64, 0.05, weight_decay=1e-4, steps=300),
     Workload("regression", (10, 100, 1), "relu", "mse", 64, 0.01, weight_decay=1e-4, steps=300),
     Workload("mnist", (784, 128, 10), "relu", "cross_entropy", 64, 0.1, steps=60),
+    Workload("mnist-adam", (784, 128, 10), "relu", "cross_entropy", 64, 1e-3, optimizer="adam", steps=60),
+    Workload(
+        "tower", (784, 32, 32, 32, 10), "relu", "cross_entropy", 512, 0.02, momentum=0.9, weight_decay=1e-4, steps=40
+    ),
     Workload("wide", (784, 1024, 1024, 10), "relu", "cross_entropy", 256, 1e-4, optimizer="adam", steps=10),
 )

@@ -326,6 +326,18 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_loading_a_state_traces_no_step_again() -> None:
+    model, x, y = problem()
+    optimizer = Adam(model.parameters(), lr=0.05)
+    step = make_step(model, optimizer)
+    state, weights = optimizer.state_dict(), model.state_dict()
+    losses = [step(x, y).item() for _ in range(3)]
+    optimizer.load_state_dict(state)
+    model.load_state_dict(weights)
+    assert [step(x, y).item() for _ in range(3)] == losses
+    assert step.stats().traces == 1
+
+
 def test_state_dict_is_a_copy() -> None:
     parameter = Parameter([1.0])
     optimizer = SGD([parameter], momentum=0.9)

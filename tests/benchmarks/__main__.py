@@ -1,0 +1,63 @@
+"""All benchmarks in one run: a table of goals, the microseconds behind it, and JSON.
+
+Run ``python -m tests.benchmarks`` from the checkout, on a machine with nothing else to do. Peers that are not
+installed are left out: ``pip install torch jax pytensor`` adds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import steps
+from .goals import goal_table
+
+_PEERS = ("numpy", "numba", "jax", "torch", "pytensor")
+
+
+def processor() -> str:
+    """The name of the processor, as the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """The commit of the checkout; empty outside one."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        return ""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="workloads; all if not given")
+    parser.add_argument("--contenders", nargs="*", default=[], help="contenders; all that are installed if not given")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args(arguments)
+    versions = {name: importlib.metadata.version(name) for name in _PEERS if importlib.util.find_spec(name) is not None}
+    machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
+    print(f"commit {commit()}; {machine}; Python {platform.python_version()}; {versions}\n")
+    results = steps.run(options.rounds, options.only, options.contenders)
+    rows = steps.goals(results)
+    print(goal_table(rows), steps.table(results), sep="\n\n")
+    if options.json:
+        figures = {"commit": commit(), "machine": machine, "versions": versions, "microseconds": results}
+        options.json.write_text(json.dumps({**figures, "goals": [row.to_json() for row in rows]}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
