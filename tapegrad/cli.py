@@ -1,4 +1,4 @@
-"""The command ``tapegrad``: train, explain, cache, info.
+"""The command ``tapegrad``: train, explain, bench, cache, info.
 
 Errors are one line on stderr; the exit status is 2 for a wrong option and 1 for anything else.
 """
@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,19 @@ def explain(what: str, **chosen: Any) -> None:
             raise OptionError("explain: a run's folder has its own options; leave out the others")
         options = runs.read_options(Path(what))
     click.echo(str(runs.prepare(options).explain()), nl=False)
+
+
+@command.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def bench(options: tuple[str, ...]) -> None:
+    """Print the table of benchmarks: this machine, beside the peers that are installed."""
+    checkout = Path(tapegrad.__file__).parents[1]
+    if not (checkout / "tests" / "benchmarks" / "__main__.py").is_file():
+        raise TapegradError(
+            "bench: the benchmarks are in the source archive, not in the wheel; unpack it and pip install -e . there"
+        )
+    sys.path.insert(0, str(checkout))
+    import_module("tests.benchmarks.__main__").main(options, program="tapegrad bench")
 
 
 @command.command()

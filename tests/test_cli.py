@@ -181,6 +181,23 @@ def test_cache_lists_and_clears(empty_cache: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("0 programs")
 
 
+def test_bench_prints_goals_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = ("--only", "xor", "--contenders", "tapegrad", "numpy", "--rounds", "1", "--json", "figures.json")
+    assert run("bench", *only) == 0
+    assert "| xor | scan, us a step |" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert {"tapegrad call", "tapegrad scan", "numpy by hand"} <= set(figures["microseconds"]["xor"])
+    assert figures["goals"][0]["limit"] == 0.5
+
+
+def test_bench_says_where_the_benchmarks_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.tapegrad, "__file__", "/nowhere/tapegrad/__init__.py")
+    assert run("bench") == 1
+    assert "source archive" in capsys.readouterr().err
+
+
 def test_info_names_versions_threads_and_folders(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

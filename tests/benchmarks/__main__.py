@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import steps
+from . import memory, steps
 from .goals import goal_table
 
 _PEERS = ("numpy", "numba", "jax", "torch", "pytensor")
@@ -40,9 +40,9 @@ def commit() -> str:
         return ""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m tests.benchmarks") -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="workloads; all if not given")
     parser.add_argument("--contenders", nargs="*", default=[], help="contenders; all that are installed if not given")
     parser.add_argument("--rounds", type=int, default=9)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
     print(f"commit {commit()}; {machine}; Python {platform.python_version()}; {versions}\n")
     results = steps.run(options.rounds, options.only, options.contenders)
-    rows = steps.goals(results)
+    rows = [*steps.goals(results), *memory.run(options.only)]
     print(goal_table(rows), steps.table(results), sep="\n\n")
     if options.json:
         figures = {"commit": commit(), "machine": machine, "versions": versions, "microseconds": results}

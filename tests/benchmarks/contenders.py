@@ -26,43 +26,45 @@ class Way:
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-def tapegrad(workload: Workload) -> dict[str, Way]:
-    """This project: a call a step, one scan, and define-by-run."""
+def tapegrad_step(workload: Workload, jitted: bool = True) -> tuple[Any, Callable[[], None]]:
+    """A training step of a new model, and what gives the model its first weights again."""
     import tapegrad as tg
     from tapegrad.models import MLP, SGD, Adam, cross_entropy, mse_loss, sse_loss
 
     loss_function = {"sse": sse_loss, "mse": mse_loss, "cross_entropy": cross_entropy}[workload.loss]
+    last = "tanh" if workload.activation == "tanh" else None
+    sizes = workload.sizes
+    model = MLP(sizes[0], list(sizes[1:-1]), sizes[-1], activation=workload.activation, output_activation=last)
+    if workload.optimizer == "adam":
+        optimizer: Any = Adam(model.parameters(), lr=workload.lr, betas=(BETA1, BETA2), eps=EPSILON)
+    else:
+        optimizer = SGD(
+            model.parameters(), lr=workload.lr, momentum=workload.momentum, weight_decay=workload.weight_decay
+        )
+    start = optimizer.state_dict()
+
+    def step(x: Any, y: Any) -> Any:
+        loss = loss_function(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def reset() -> None:
+        for parameter, value in zip(model.parameters(), workload.weights(), strict=True):
+            parameter.data = tg.Tensor(value)
+        optimizer.load_state_dict(start)
+
+    return tg.jit(step) if jitted else step, reset
+
+
+def tapegrad(workload: Workload) -> dict[str, Way]:
+    """This project: a call a step, one scan, and define-by-run."""
+    import tapegrad as tg
+
     xs, ys = workload.batches()
-
-    def build() -> tuple[Callable[..., Any], Callable[[], None]]:
-        last = "tanh" if workload.activation == "tanh" else None
-        sizes = workload.sizes
-        model = MLP(sizes[0], list(sizes[1:-1]), sizes[-1], activation=workload.activation, output_activation=last)
-        if workload.optimizer == "adam":
-            optimizer: Any = Adam(model.parameters(), lr=workload.lr, betas=(BETA1, BETA2), eps=EPSILON)
-        else:
-            optimizer = SGD(
-                model.parameters(), lr=workload.lr, momentum=workload.momentum, weight_decay=workload.weight_decay
-            )
-        start = optimizer.state_dict()
-
-        def step(x: Any, y: Any) -> Any:
-            loss = loss_function(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        def reset() -> None:
-            for parameter, value in zip(model.parameters(), workload.weights(), strict=True):
-                parameter.data = tg.Tensor(value)
-            optimizer.load_state_dict(start)
-
-        return step, reset
-
-    step, reset = build()
-    jitted = tg.jit(step)
-    eager, reset_eager = build()
+    jitted, reset = tapegrad_step(workload)
+    eager, reset_eager = tapegrad_step(workload, jitted=False)
 
     def call(_: None) -> np.ndarray:
         return np.array([jitted(x, y).item() for x, y in zip(xs, ys, strict=True)])
