@@ -1,0 +1,248 @@
+// The memory checker. Kernels are compiled with the compiler's thread and undefined-behaviour instrumentation, whose
+// callbacks are defined here; no sanitizer runtime is linked. Each element of a watched region remembers who wrote and
+// read it last, and in which epochs.
+
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "simulator.h"
+
+namespace cudasim {
+namespace {
+
+struct Access {
+  int thread = -1;
+  uint32_t block_epoch = 0, warp_epoch = 0, grid_epoch = 0;
+};
+
+struct Element {
+  Access written, read, read_before;
+  bool atomically = false;
+};
+
+struct Region {
+  char *begin, *end;
+  int element_bytes;
+  const char* name;
+  bool constant;
+  uint8_t* initialised;  // one byte an element; the caller's, or `own_initialised`
+  std::vector<Element> elements;
+  std::vector<uint8_t> own_initialised;
+
+  long count() const { return (end - begin) / element_bytes; }
+};
+
+std::vector<Region> regions;
+Region* last_region = nullptr;
+const void* atomic_address = nullptr;
+size_t shared_begin = ~size_t(0);
+// What the shared regions of blocks hold that are resident but not running.
+std::vector<std::vector<std::vector<Element>>> kept_elements;
+std::vector<std::vector<std::vector<uint8_t>>> kept_initialised;
+
+bool happened_before(const Access& access, const Fiber& now) {
+  if (access.thread == now.number || access.grid_epoch != launch.grid_epoch) return true;
+  if (access.thread / launch.threads != now.number / launch.threads) return false;
+  const Block& block = launch.blocks[now.slot];
+  if (access.block_epoch != block.epoch) return true;
+  const bool same_warp = access.thread % launch.threads / 32 == now.warp;
+  return same_warp && access.warp_epoch != block.warp[now.warp].epoch;
+}
+
+[[noreturn]] void report(const char* fault, const Region* region, const char* address, int bytes, bool writes,
+                         const Access* other = nullptr) {
+  char text[500];
+  int length = snprintf(text, sizeof text, "%s: %d-byte %s", fault, bytes, writes ? "write" : "read");
+  const char* relation = " of";
+  long nearest = 1 << 20;
+  if (!region) {
+    relation = ", nearest buffer";
+    for (const Region& candidate : regions) {
+      const long distance = address < candidate.begin ? candidate.begin - address : address - candidate.end;
+      if (distance < nearest) nearest = distance, region = &candidate;
+    }
+  }
+  if (region) {
+    const long element = (address - region->begin) / region->element_bytes;
+    length += snprintf(text + length, sizeof text - length, "%s %s at element %ld of %ld", relation, region->name,
+                       element, region->count());
+  }
+  if (other) {
+    snprintf(text + length, sizeof text - length, ", other: block %d thread %d", other->thread / launch.threads,
+             other->thread % launch.threads);
+  }
+  fail(text);
+}
+
+Region* region_of(char* address) {
+  if (last_region && address >= last_region->begin && address < last_region->end) return last_region;
+  for (Region& region : regions) {
+    if (address >= region.begin && address < region.end) return last_region = &region;
+  }
+  return nullptr;
+}
+
+void check(void* place, int bytes, bool writes) {
+  Fiber* fiber = running_fiber();
+  if (!launch.checked || !fiber || has_failed()) return;
+  char* address = static_cast<char*>(place);
+  Region* region = region_of(address);
+  if (!region) {
+    if (address >= fiber->stack && address < fiber->stack + stack_bytes) return;                  // its own locals
+    if (!writes && address >= launch.image_begin && address < launch.image_end) return;           // constants
+    report("out of bounds", nullptr, address, bytes, writes);
+  }
+  if (address + bytes > region->end) report("out of bounds", region, address, bytes, writes);
+  if (writes && region->constant) report("write to a read-only buffer", region, address, bytes, writes);
+  if (reinterpret_cast<uintptr_t>(address) % bytes) report("misaligned", region, address, bytes, writes);
+  const bool atomic = atomic_address == place;
+  const Block& block = launch.blocks[fiber->slot];
+  const Access now{fiber->number, block.epoch, block.warp[fiber->warp].epoch, launch.grid_epoch};
+  const long first = (address - region->begin) / region->element_bytes;
+  const long last = (address + bytes - 1 - region->begin) / region->element_bytes;
+  for (long index = first; index <= last; ++index) {
+    Element& element = region->elements[index];
+    if (!writes && !region->initialised[index]) report("read of uninitialised memory", region, address, bytes, writes);
+    const Access* earlier[] = {&element.written, &element.read, &element.read_before};
+    for (int which = 0; which < (writes ? 3 : 1); ++which) {
+      const bool both_atomic = atomic && element.atomically;
+      if (earlier[which]->thread < 0 || (which == 0 && both_atomic) || (which > 0 && atomic)) continue;
+      if (happened_before(*earlier[which], *fiber)) continue;
+      const char* fault = !writes ? "race (read after write)" : which ? "race (write after read)" : "race (write after write)";
+      report(fault, region, address, bytes, writes, earlier[which]);
+    }
+    if (writes) {
+      element.written = now;
+      element.atomically = atomic;
+      region->initialised[index] = 1;
+    } else if (!atomic) {
+      if (element.read.thread != now.thread) element.read_before = element.read;
+      element.read = now;
+    }
+  }
+}
+
+void add(char* begin, uint64_t bytes, int element_bytes, const char* name, bool constant, uint8_t* initialised) {
+  regions.push_back(Region{begin, begin + bytes, element_bytes, name, constant, initialised, {}, {}});
+  Region& region = regions.back();
+  region.elements.resize(bytes / element_bytes);
+  if (!initialised) {
+    region.own_initialised.resize(bytes / element_bytes);
+    region.initialised = region.own_initialised.data();
+  }
+}
+
+}  // namespace
+
+void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint64_t dynamic_bytes, int resident) {
+  shared_begin = regions.size();
+  last_region = nullptr;
+  if (variable_bytes) add(variables, variable_bytes, 4, "__shared__ memory", false, nullptr);
+  if (dynamic_bytes) add(dynamic, dynamic_bytes, 4, "dynamic shared memory", false, nullptr);
+  kept_elements.assign(resident, {});
+  kept_initialised.assign(resident, {});
+  for (int slot = 0; slot < resident; ++slot) {
+    for (size_t k = shared_begin; k < regions.size(); ++k) {
+      kept_elements[slot].emplace_back(regions[k].elements.size());
+      kept_initialised[slot].emplace_back(regions[k].elements.size());
+    }
+  }
+}
+
+void fresh_shared() {
+  for (size_t k = shared_begin; k < regions.size(); ++k) {
+    regions[k].elements.assign(regions[k].elements.size(), Element());
+    regions[k].own_initialised.assign(regions[k].elements.size(), 0);
+    regions[k].initialised = regions[k].own_initialised.data();
+  }
+}
+
+void switch_shared(int from, int to) {
+  for (size_t k = shared_begin; k < regions.size(); ++k) {
+    const size_t which = k - shared_begin;
+    if (from >= 0) {
+      kept_elements[from][which].swap(regions[k].elements);
+      kept_initialised[from][which].swap(regions[k].own_initialised);
+    }
+    regions[k].elements.swap(kept_elements[to][which]);
+    regions[k].own_initialised.swap(kept_initialised[to][which]);
+    regions[k].initialised = regions[k].own_initialised.data();
+  }
+}
+
+void forget_shared() {
+  if (shared_begin != ~size_t(0)) regions.resize(shared_begin, Region{});
+  shared_begin = ~size_t(0);
+  last_region = nullptr;
+}
+
+}  // namespace cudasim
+
+using namespace cudasim;
+
+extern "C" {
+
+void cudasim_forget_regions() {
+  regions.clear();
+  last_region = nullptr;
+}
+
+void cudasim_watch(char* begin, uint64_t bytes, int element_bytes, const char* name, int constant, uint8_t* initialised) {
+  add(begin, bytes, element_bytes, name, constant != 0, initialised);
+}
+
+void cudasim_atomic(const void* address, int bytes) {
+  atomic_address = address;
+  check(const_cast<void*>(address), bytes, false);
+  check(const_cast<void*>(address), bytes, true);
+  atomic_address = nullptr;
+}
+
+// Callbacks of -fsanitize=thread.
+#define CUDASIM_ACCESS(bytes)                                                      \
+  void __tsan_read##bytes(void* p) { check(p, bytes, false); }                     \
+  void __tsan_write##bytes(void* p) { check(p, bytes, true); }                     \
+  void __tsan_unaligned_read##bytes(void* p) { check(p, bytes, false); }           \
+  void __tsan_unaligned_write##bytes(void* p) { check(p, bytes, true); }           \
+  void __tsan_volatile_read##bytes(void* p) { check(p, bytes, false); }            \
+  void __tsan_volatile_write##bytes(void* p) { check(p, bytes, true); }
+CUDASIM_ACCESS(1)
+CUDASIM_ACCESS(2)
+CUDASIM_ACCESS(4)
+CUDASIM_ACCESS(8)
+CUDASIM_ACCESS(16)
+void __tsan_read_range(void* p, uint64_t bytes) {
+  for (uint64_t k = 0; k < bytes; k += 4) check(static_cast<char*>(p) + k, 4, false);
+}
+void __tsan_write_range(void* p, uint64_t bytes) {
+  for (uint64_t k = 0; k < bytes; k += 4) check(static_cast<char*>(p) + k, 4, true);
+}
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+
+// Callbacks of -fsanitize=undefined; each is given a block that begins with a source location: file name, line.
+[[noreturn]] static void undefined(const void* data, const char* what) {
+  const char* file = *static_cast<const char* const*>(data);
+  const unsigned line = *reinterpret_cast<const unsigned*>(static_cast<const char*>(data) + 8);
+  const char* slash = file ? strrchr(file, '/') : nullptr;
+  char text[300];
+  snprintf(text, sizeof text, "%s at %s:%u", what, slash ? slash + 1 : file ? file : "?", line);
+  fail(text);
+}
+#define CUDASIM_UNDEFINED(name, what)                                       \
+  void __ubsan_handle_##name(void* data) { undefined(data, what); }         \
+  void __ubsan_handle_##name##_abort(void* data) { undefined(data, what); }
+CUDASIM_UNDEFINED(type_mismatch_v1, "misaligned or null access")
+CUDASIM_UNDEFINED(out_of_bounds, "array index out of bounds")
+CUDASIM_UNDEFINED(add_overflow, "signed overflow in +")
+CUDASIM_UNDEFINED(sub_overflow, "signed overflow in -")
+CUDASIM_UNDEFINED(mul_overflow, "signed overflow in *")
+CUDASIM_UNDEFINED(negate_overflow, "signed overflow in negation")
+CUDASIM_UNDEFINED(divrem_overflow, "integer division by zero")
+CUDASIM_UNDEFINED(shift_out_of_bounds, "shift out of bounds")
+CUDASIM_UNDEFINED(float_cast_overflow, "float to integer overflow")
+CUDASIM_UNDEFINED(pointer_overflow, "pointer overflow")
+CUDASIM_UNDEFINED(load_invalid_value, "invalid bool")
+}
