@@ -29,7 +29,7 @@ from tapegrad.compiler.index_maps import (
     operand,
     size_expression,
 )
-from tapegrad.compiler.values import Values, alias_base
+from tapegrad.compiler.values import Piece, Values, alias_base
 from tapegrad.ir.graph import Node
 from tapegrad.ir.kernel import (
     INT64,
@@ -123,14 +123,20 @@ class Context:
         Where each stored value is read from.
     stores : dict
         The buffers into which a computed value is stored.
+    pieces : dict
+        The buffers into which a computed value is stored as a part of a larger one.
     in_place : set of Node
         Values stored over an input's old value.
+    variables : set of Node
+        Numbers that stay in a variable of their kernel.
     readers : mapping
         How many nodes read each node.
     codes : mapping
         The status of each check.
     names : Names
         For the names of the kernel being lowered.
+    known : dict
+        The variables of numbers that the kernel being lowered has computed.
     scratch : callable
         A new scratch buffer from name, dtype and size.
     """
@@ -138,13 +144,20 @@ class Context:
     values: Values
     buffers: dict[Node, Buffer]
     stores: dict[Node, list[Buffer]]
+    pieces: dict[Node, list[tuple[Buffer, Piece]]]
     in_place: set[Node]
+    variables: set[Node]
     readers: Mapping[Node, int]
     codes: Mapping[Node, int]
     names: Names = field(default_factory=Names)
+    known: dict[Node, Variable | Constant] = field(default_factory=dict)
     scratch: Callable[[str, np.dtype, Size], Buffer] = field(
         default=lambda name, dtype, size: Buffer(name, dtype, size, "scratch")
     )
+
+    def targets(self, node: Node) -> int:
+        """In how many places a computed value is kept."""
+        return len(self.stores.get(node, ())) + len(self.pieces.get(node, ())) + (node in self.variables)
 
 
 Key = tuple[Node, tuple[Index, ...]]
@@ -258,6 +271,11 @@ class Emitter:
         if expression is not None:
             return expression
         values = self.context.values
+        if node in self.context.known and node not in self.local:
+            known = self.context.known[node]
+            if isinstance(known, Variable):
+                self.declare(known.name, PROLOGUE)
+            return known
         if values.stored(node) and node not in self.local:
             return self.load(node, flat(index, node.shape))
         if node.primitive == "reshape":
@@ -284,8 +302,14 @@ class Emitter:
 
     def store(self, node: Node, index: tuple[Index, ...], value: Expression) -> list[Statement]:
         """Stores of a value into each of its buffers."""
-        position = self.position(flat(index, node.shape))
-        return [Store(buffer, position, value) for buffer in self.context.stores.get(node, ())]
+        statements: list[Statement] = []
+        buffers = self.context.stores.get(node, ())
+        if buffers:
+            position = self.position(flat(index, node.shape))
+            statements += [Store(buffer, position, value) for buffer in buffers]
+        for buffer, piece in self.context.pieces.get(node, ()):
+            statements.append(Store(buffer, self.position(piece.position(index)), value))
+        return statements
 
 
 def _depth(expression: Expression) -> int:

@@ -10,20 +10,21 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from tapegrad.compiler.emit import Context, Names, identifier
-from tapegrad.compiler.groups import Group, group_values, is_reduction, typical
-from tapegrad.compiler.index_maps import core
+from tapegrad.compiler.groups import Group, Groups, group_values, is_reduction, typical
+from tapegrad.compiler.index_maps import canonical, core, size_expression
 from tapegrad.compiler.kernel_graph import describe, scratch_buffers, user_lines
 from tapegrad.compiler.lower import lower_group
 from tapegrad.compiler.lower_indexed import store_everywhere
 from tapegrad.compiler.recompute import drop_recomputed
-from tapegrad.compiler.values import Values, alias_base, all_readers, classify, loop_shape
+from tapegrad.compiler.unroll import unroll_thin_products
+from tapegrad.compiler.values import Piece, Values, alias_base, all_readers, classify, loop_shape, variables
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
-from tapegrad.ir.kernel import Buffer, Comment, Kernel, Role, Schedule, Statement
+from tapegrad.ir.kernel import Buffer, Comment, Kernel, Load, Loop, Role, Schedule, Statement, Store, Variable
 from tapegrad.primitives import Kind
 
 #: Elements of a nest that is too small for a kernel of its own.
@@ -69,10 +70,20 @@ class Storage:
     inputs: list[Buffer]
     outputs: list[Buffer]
     stores: dict[Node, list[Buffer]] = field(default_factory=dict)
+    pieces: dict[Node, list[tuple[Buffer, Piece]]] = field(default_factory=dict)
     buffers: dict[Node, Buffer] = field(default_factory=dict)
     in_place: set[Node] = field(default_factory=set)
+    #: Numbers that only nests of one kernel read: they stay in a variable.
+    variables: set[Node] = field(default_factory=set)
     #: Tasks that write the buffer of an input.
     writers: set[Task] = field(default_factory=set)
+
+    def write(self, base: Node, buffer: Buffer, values: Values, first: bool = False) -> None:
+        """Let a computed value be stored in a buffer, part by part where it is assembled."""
+        for piece in values.assembled.get(base, ()):
+            self.pieces.setdefault(piece.part, []).append((buffer, piece))
+        if base not in values.assembled:
+            self.stores.setdefault(base, []).insert(0 if first else len(self.stores[base]), buffer)
 
 
 def schedule(graph: Graph) -> Schedule:
@@ -99,8 +110,7 @@ def schedule(graph: Graph) -> Schedule:
     >>> [kernel.name for kernel in schedule(b.graph([b.emit("exp", x - top)])).kernels]
     ['k0_max_subtract_exp']
     """
-    values = classify(graph)
-    groups = group_values(values)
+    values, groups = _grouped(unroll_thin_products(graph))
     drop_recomputed(groups)
     tasks = [Task(position, group) for position, group in enumerate(groups.ordered())]
     task_of = {task.group: task for task in tasks if task.group is not None}
@@ -112,6 +122,22 @@ def schedule(graph: Graph) -> Schedule:
     kernels = _gather(_in_order(tasks), storage)
     _place_temporaries(values, storage, kernels, names)
     return _lowered(values, storage, kernels, names)
+
+
+def _grouped(graph: Graph) -> tuple[Values, Groups]:
+    """The values in groups; an output is written part by part only where one nest computes all its parts."""
+    scattered: set[Node] = set()
+    while True:
+        values = classify(graph, scattered)
+        groups = group_values(values)
+        apart = {
+            whole
+            for whole, pieces in values.assembled.items()
+            if len({groups.of[piece.part] for piece in pieces}) > 1 or groups.of[pieces[0].part].lone
+        }
+        if not apart:
+            return values, groups
+        scattered |= apart
 
 
 # Storage --------------------------------------------------------------------------------------------------------
@@ -139,7 +165,7 @@ def _place_outputs(values: Values, tasks: list[Task], names: Names) -> Storage:
             if base.primitive == "input":
                 tasks.append(Task(len(tasks), source=base, target=outputs[-1]))
             else:
-                storage.stores.setdefault(base, []).append(outputs[-1])
+                storage.write(base, outputs[-1], values)
             continue
         outputs.append(inputs[cells[number]])
         if base is graph.inputs[cells[number]]:
@@ -154,13 +180,17 @@ def _place_outputs(values: Values, tasks: list[Task], names: Names) -> Storage:
     for cell, base, copied in written:
         source = graph.inputs[cell]
         earlier = readers.get(source, set()) | checks
-        task = copied or task_of[base]
+        parts = [piece.part for piece in values.assembled.get(base, ())] or [base]
+        task = copied or task_of[parts[0]]
         if copied is None and _may_overwrite(task, base, source, values) and _can_precede(earlier - {task}, task):
             task.before |= earlier - {task}
-            storage.stores.setdefault(base, []).insert(0, inputs[cell])
-            storage.in_place.add(base)
+            storage.write(base, inputs[cell], values, first=True)
+            storage.in_place.update(parts)
         else:
             origin = copied.target if copied is not None else None
+            if base in values.assembled:
+                origin = _new_buffer(base, graph, names, "temporary", "assembled")
+                storage.write(base, origin, values)
             task = Task(len(tasks), source=base, target=inputs[cell], origin=origin, before=earlier | {task})
             tasks.append(task)
         storage.writers.add(task)
@@ -189,6 +219,11 @@ def _may_overwrite(task: Task, node: Node, source: Node, values: Values) -> bool
     accesses = [a for member in task.members for a in values.reads[member].accesses if a.node is source]
     if not accesses:
         return True
+    if node in values.assembled:
+        # What lies at other constants along the concatenated axes is read before the first of the parts is stored.
+        loops = variables(len(core(loop_shape(values.assembled[node][0].part))))
+        own = {piece.position(canonical(piece.part.shape, loops)) for piece in values.assembled[node]}
+        return all(access.position in own for access in accesses)
     if is_reduction(node) or task.group is None or task.group.lone:
         return False
     return core(node.shape) == core(source.shape) and all(access.aligned for access in accesses)
@@ -215,16 +250,28 @@ def _place_temporaries(values: Values, storage: Storage, kernels: Sequence[Seque
             for node in _read_nodes(task, values):
                 if node.primitive != "input" and node not in task.members:
                     outside.setdefault(node, set()).add(number)
+    readers = all_readers(values)
+    numbers = {node for tasks in kernels for task in tasks for node in _numbers(task, readers, values)}
     for node in kernel_of:
         if node not in storage.stores and node in outside:
             local = outside.get(node, set()) <= {kernel_of[node]}
+            if local and node in numbers:
+                storage.variables.add(node)
+                continue
             role: Role = "scratch" if local else "temporary"
             storage.stores[node] = [_new_buffer(node, values.graph, names, role, node.primitive)]
-    readers = all_readers(values)
     for tasks in kernels:
         for task, following in zip(tasks, tasks[1:], strict=False):
             _share_buffer(task, following, readers, values, storage)
     storage.buffers |= {node: buffers[0] for node, buffers in storage.stores.items()}
+
+
+def _numbers(task: Task, readers: Mapping[Node, set[Node]], values: Values) -> list[Node]:
+    """What a nest computes that can stay in a variable of its kernel: values without axes that no product reads."""
+    if task.group is None or task.group.lone:
+        return []
+    free = (node for node in task.members if not core(node.shape) and node not in values.buffered)
+    return [node for node in free if all(reader.row.kind is not Kind.PRODUCT for reader in readers.get(node, ()))]
 
 
 def _share_buffer(
@@ -286,7 +333,7 @@ def _joins(task: Task, kernel: Sequence[Task], storage: Storage) -> bool:
     """Whether a nest becomes part of the kernel before it: small with small, small behind what it needs, or what needs
     the small ones; and what follows a product in a buffer over the same elements.
     """
-    if len(kernel) >= KERNEL_NESTS or (task in storage.writers and any(t.is_check for t in kernel)):
+    if len(kernel) >= KERNEL_NESTS:
         return False
     needed = not task.before.isdisjoint(kernel)
     small_kernel = all(t.is_small for t in kernel)
@@ -308,7 +355,9 @@ def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]]
         values,
         storage.buffers,
         storage.stores,
+        storage.pieces,
         storage.in_place,
+        storage.variables,
         Counter(source for node in graph.nodes() for source in node.inputs),
         {node: position + 1 for position, node in enumerate(check_nodes)},
     )
@@ -316,6 +365,7 @@ def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]]
     lowered: list[Kernel] = []
     for number, tasks in enumerate(kernels):
         context.names.restore(taken)
+        context.known.clear()
         body: list[Statement] = []
         for task in tasks:
             lines = dict.fromkeys(user_lines(task.members, graph))
@@ -344,5 +394,7 @@ def _statements(task: Task, context: Context) -> Iterable[Statement]:
         return lower_group(task.group, context)
     assert task.source is not None and task.target is not None
     if task.origin is not None:
-        context = replace(context, buffers={**context.buffers, task.source: task.origin})
+        here = Variable("i")
+        copy = Store(task.target, here, Load(task.origin, here))
+        return (Loop("i", size_expression(task.target.size), (copy,), "vector"),)
     return store_everywhere(task.source, [task.target], context)

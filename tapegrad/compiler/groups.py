@@ -23,7 +23,7 @@ from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import Kind
 
 #: Members of one nest with loops, and of straight-line code on numbers without axes.
-LOOP_MEMBERS = 60
+LOOP_MEMBERS = 300
 SCALAR_MEMBERS = 300
 #: How far apart in the order two groups may lie that are joined.
 WINDOW = 128
@@ -277,6 +277,9 @@ def group_values(values: Values) -> Groups:
         producers = {groups.of[a.node] for a in values.reads[node].accesses if a.aligned and a.node in groups.of}
         for producer in sorted(producers, key=lambda g: -g.slot):
             group = groups.join(groups.of[producer.members[0]], group) or group
+    for pieces in values.assembled.values():
+        for piece, following in zip(pieces, pieces[1:], strict=False):
+            groups.join(groups.of[piece.part], groups.of[following.part])
     written = {alias_base(values.graph.outputs[output], values) for output, _ in values.graph.writes}
     for siblings in _readers(values).values():
         for first, second in zip(siblings, siblings[1:], strict=False):

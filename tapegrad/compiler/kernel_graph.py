@@ -141,6 +141,7 @@ def kernel_graph(
     for node in nodes:
         for buffer in context.stores.get(node, ()):
             targets[buffer] = node
+        targets |= {buffer: piece.whole for buffer, piece in context.pieces.get(node, ())}
     targets |= {target: source for source, _, target in copies}
     for buffer in writes:
         outputs.append(_rebuild(targets[buffer], builder, mapping))

@@ -239,7 +239,7 @@ class Nest:
             return self.stages[node] == stage
         if node in self.context.in_place:
             return stage == self.last
-        return bool(self.context.stores.get(node)) and self.stages[node] == stage
+        return self.context.targets(node) > 0 and self.stages[node] == stage
 
     def _needed(self, roots: Sequence[Node]) -> list[Node]:
         """The members whose elements the roots of this stage are computed from, in order."""
@@ -289,7 +289,7 @@ class Nest:
         if not roots and not kept:
             return
         reductions = [node for node in roots if is_reduction(node)]
-        targets = sum(max(1, len(self.context.stores.get(node, ()))) for node in roots) + len(kept)
+        targets = sum(max(1, self.context.targets(node)) for node in roots) + len(kept)
         several = targets > 1
         sources = {node: node.inputs[0] if node in reductions else node for node in [*roots, *kept]}
         for node in self._needed([*roots, *kept]):
@@ -299,7 +299,8 @@ class Nest:
         values: dict[Node, Expression] = {}
         for node, source in sources.items():
             # All values are there before the first store, which may overwrite what they read.
-            values[node] = (emitter.bound if several else emitter.value)(source, self._canonical(node))
+            is_bound = several or node in self.context.variables
+            values[node] = (emitter.bound if is_bound else emitter.value)(source, self._canonical(node))
         finals: list[Statement] = []
         for node in reductions:
             finals += self._reduce(node, values[node])
@@ -307,6 +308,7 @@ class Nest:
             if node in reductions:
                 continue
             finals += emitter.store(node, self._canonical(node), values[node])
+            self._know(node, values[node])
             if node in self.saved and self.saved[node][1]:
                 finals.append(Store(self.saved[node][0], emitter.position(self._row_position()), values[node]))
         body = (*emitter.take(ELEMENT), *finals)
@@ -328,6 +330,11 @@ class Nest:
             isinstance(s, If) for s in body
         )
 
+    def _know(self, node: Node, value: Expression) -> None:
+        """Let later nests of the kernel read a number from its variable."""
+        if node in self.context.variables and isinstance(value, (Variable, Constant)):
+            self.context.known[node] = value
+
     # Reductions
 
     def _reduce(self, node: Node, value: Expression) -> list[Statement]:
@@ -339,6 +346,7 @@ class Nest:
         start = initial(node.primitive, node.dtype)
         if whole_rows or not core(node.shape):
             register = Variable(self.emitter.fresh(node), node.dtype)
+            self._know(node, register)
             if whole_rows:
                 self.registers[node] = register
                 self.emitter.declare(register.name, ROW if self.group.rows else PROLOGUE)

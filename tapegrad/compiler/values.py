@@ -4,7 +4,8 @@ which elements of which other values a computed one reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import (
@@ -16,11 +17,12 @@ from tapegrad.compiler.index_maps import (
     is_negative,
     map_index,
     operand,
+    strides,
 )
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.kernel import Variable
-from tapegrad.ir.sizes import Shape
+from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import Kind
 
 #: Elementwise primitives that cost no more than loading their result would.
@@ -71,6 +73,32 @@ class Reads:
     checks: tuple[Node, ...]
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A part of a concatenated value: the buffer of the whole is written where the part is computed.
+
+    Attributes
+    ----------
+    whole, part : Node
+    offset : Size
+        Where the first element lies.
+    strides : tuple of Size
+        Elements between neighbours along each axis of the part.
+    """
+
+    whole: Node
+    part: Node
+    offset: Size
+    strides: Shape
+
+    def position(self, index: Sequence[Index]) -> Index:
+        """Where in the whole an element of the part lies."""
+        position = Index((), self.offset)
+        for part, stride in zip(index, self.strides, strict=True):
+            position = position.plus(part.scaled(stride))
+        return position
+
+
 @dataclass
 class Values:
     """The classification of a graph's nodes.
@@ -85,6 +113,8 @@ class Values:
         What each of both kinds reads.
     buffered : set
         Values that must lie in a buffer, for a reader that knows nothing but its position in there.
+    assembled : dict
+        Outputs that are concatenated from parts, with these: they have no code of their own.
     """
 
     graph: Graph
@@ -92,6 +122,7 @@ class Values:
     checks: dict[Node, None] = field(default_factory=dict)
     reads: dict[Node, Reads] = field(default_factory=dict)
     buffered: set[Node] = field(default_factory=set)
+    assembled: dict[Node, tuple[Piece, ...]] = field(default_factory=dict)
 
     def stored(self, node: Node) -> bool:
         """Whether the value lies, or may lie, in a buffer."""
@@ -116,8 +147,11 @@ def loop_shape(node: Node) -> Shape:
     return node.inputs[0].shape if node.row.kind is Kind.REDUCTION else node.shape
 
 
-def classify(graph: Graph) -> Values:
-    """Decide for every node whether it is computed, and collect what the computed ones read."""
+def classify(graph: Graph, scattered: Collection[Node] = ()) -> Values:
+    """Decide for every node whether it is computed, and collect what the computed ones read.
+
+    The outputs in ``scattered`` are not written part by part although they are concatenated.
+    """
     values = Values(graph)
     nodes = graph.nodes()
     written = {graph.inputs[cell] for _, cell in graph.writes}
@@ -140,14 +174,48 @@ def classify(graph: Graph) -> Values:
             depths[base] = 0
             if base.primitive != "input":
                 values.computed[base] = None
+    readers = Counter(source for node in nodes for source in node.inputs)
     for output in graph.outputs:
         base = alias_base(output, values)
-        if not values.stored(base):
+        pieces = _pieces(base, readers) if base.primitive == "concatenate" and base not in scattered else ()
+        if pieces:
+            values.assembled[base] = pieces
+            values.computed.pop(base, None)
+            values.computed |= {piece.part: None for piece in pieces}
+        elif not values.stored(base):
             values.computed[base] = None
     values.computed = {node: None for node in nodes if node in values.computed}
     for node in (*values.computed, *values.checks):
         values.reads[node] = collect_reads(node, values)
     return values
+
+
+def _pieces(whole: Node, readers: Mapping[Node, int]) -> tuple[Piece, ...]:
+    """The parts of a concatenation that only outputs read; none where one cannot be stored where it belongs."""
+    found: list[Piece] = []
+    steps = strides(whole.shape)
+    stack: list[tuple[Node, Size]] = [(whole, 0)]
+    while stack:
+        node, offset = stack.pop()
+        if readers.get(node, 0) > (node is not whole) and (node is whole or node.primitive == "concatenate"):
+            return ()
+        if node.primitive != "concatenate":
+            if not _is_storable(node):
+                return ()
+            found.append(Piece(whole, node, offset, steps))
+            continue
+        step = steps[node.params["axis"]]
+        for source in node.inputs:
+            stack.append((source, offset))
+            offset = offset + source.shape[node.params["axis"]] * step
+    return tuple(found)
+
+
+def _is_storable(node: Node) -> bool:
+    """Whether the value is finished where it is computed, an element at a time."""
+    if node.row.kind is Kind.REDUCTION:
+        return not core(node.shape)
+    return node.row.kind is Kind.ELEMENTWISE or node.primitive in ("broadcast_to", "reshape", "transpose", "slice")
 
 
 def _buffers_needed(node: Node, values: Values) -> list[Node]:

@@ -247,11 +247,7 @@ def _sum_of_broadcast(node: Node) -> Node | None:
         return None
     (addend,) = source.inputs
     leading = source.ndim - addend.ndim
-    repeated = [
-        axis
-        for axis in node.params["axes"]
-        if axis < leading or sizes.is_one(addend.shape[axis - leading])
-    ]
+    repeated = [axis for axis in node.params["axes"] if axis < leading or sizes.is_one(addend.shape[axis - leading])]
     count = sizes.product(tuple(source.shape[axis] for axis in repeated))
     if not repeated or not (isinstance(count, int) and count > 0 or value_of(addend) is not None):
         return None

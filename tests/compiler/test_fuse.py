@@ -128,7 +128,8 @@ def network_step(widths: Sequence[int], optimizer: str = "sgd", activation: str 
         ([784, 128, 10], "adam", "relu", 7),
         ([64, 32, 32, 10], "sgd", "tanh", 9),
         ([784, 1024, 1024, 10], "sgd", "relu", 9),
-        ([2, 3, 2], "sgd", "tanh", 6),
+        ([2, 3, 2], "sgd", "tanh", 1),
+        ([2, 64, 64, 2], "sgd", "relu", 5),
     ],
 )
 def test_a_training_step_takes_few_kernels(widths: list[int], optimizer: str, activation: str, kernels: int) -> None:
