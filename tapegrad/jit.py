@@ -16,8 +16,9 @@ from tapegrad import pytree, sequences, tape
 from tapegrad.captures import GradientSlot
 from tapegrad.compiler.program import Program, compile_graph
 from tapegrad.errors import OptionError
-from tapegrad.guards import Guard, Structure, collect_guards
+from tapegrad.guards import Guard, Structure, collect_guards, compile_check
 from tapegrad.ir.graph import Graph
+from tapegrad.quick_calls import MISSED, QuickCall, is_possible, table_of
 from tapegrad.recording import wrap
 from tapegrad.runtime.counters import counters
 from tapegrad.tensor import CONSUMED, Tensor
@@ -84,8 +85,13 @@ class Specialization:
             for place, source in enumerate(traced.captured)
         ]
         self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
-        self.plain = all(not isinstance(leaf, tuple) for leaf in traced.returned)
+        self.finish = _finisher(traced, self.returns)
+        self.check = compile_check(guards, structure)
+        self.quick: QuickCall | None = None
+        self._quick_possible = is_possible(self.program, traced)
+        self._retired_calls = 0
         self._last_shapes: Any = None
+        self._last_like: Any = None
 
     def mismatch(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         """Why this specialization does not serve a call, or None where it does."""
@@ -126,24 +132,67 @@ class Specialization:
         given = [_array(arguments[number], argument) for number, argument in self.dynamic]
         return given + [read() for read in self.readers]
 
-    def finish(self, outputs: Sequence[np.ndarray]) -> Any:
-        """Put gradients where they belong and give the result as the function would."""
-        traced = self.traced
-        for tensor, array in zip(traced.kept, outputs[self.returns + len(traced.written) :], strict=True):
-            tensor._grad = wrap(tape.leaf(array))
-        for tensor in traced.consumed:
-            tensor._grad = CONSUMED
-        for tensor in traced.cleared:
-            tensor._grad = None
-        if traced.structure is None and self.plain:
-            return wrap(tape.leaf(outputs[0]))
-        leaves = [leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
-        return pytree.unflatten(traced.structure, leaves)
+    def run(self, leaves: Sequence[Any], flat: bool) -> Any:
+        """What the function gives; a second call with arguments like these (``flat``: not nested) gets a short way."""
+        program, quick = self.program, self.quick
+        like = [_likeness(leaf) for leaf in leaves] if flat and self._quick_possible else None
+        again = like is not None and like == self._last_like
+        self._last_like = like
+        frame = None
+        if quick is not None and (not again or quick.stale):
+            frame = quick.retire()
+            if frame is not None:
+                self.quick = None
+                self._retired_calls += quick.calls
+        if frame is None:
+            frame = program.take_frame()
+        outputs = program.run_in(frame, self.inputs(leaves))
+        result = self.finish(outputs)
+        if again and self.quick is None:
+            table = table_of(self, frame, leaves)
+            if table is not None:
+                self.quick = QuickCall(self, frame, table)
+                return result
+        program.give_frame(frame)
+        return result
+
+    @property
+    def quick_calls(self) -> int:
+        """Calls that went the short way."""
+        return self._retired_calls + (self.quick.calls if self.quick is not None else 0)
 
     @property
     def carries_gradients(self) -> bool:
         """Whether a call reads gradients that the one before left."""
         return any(isinstance(source, GradientSlot) for source in self.traced.captured)
+
+
+def _finisher(traced: Traced, returns: int) -> Callable[..., Any]:
+    """What sets gradients, unless they are ``settled`` already, and gives the result as the function would."""
+    first_kept = returns + len(traced.written)
+    plain = traced.structure is None and not isinstance(traced.returned[0], tuple)
+
+    def finish(outputs: Sequence[np.ndarray], settled: bool = False) -> Any:
+        if not settled:
+            for tensor, array in zip(traced.kept, outputs[first_kept:], strict=True):
+                tensor._grad = wrap(tape.leaf(array))
+            for tensor in traced.consumed:
+                tensor._grad = CONSUMED
+            for tensor in traced.cleared:
+                tensor._grad = None
+        if plain:
+            return wrap(tape.leaf(outputs[0]))
+        leaves = [leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
+        return pytree.unflatten(traced.structure, leaves)
+
+    return finish
+
+
+def _likeness(value: Any) -> Any:
+    """Equal for two arguments that may take the same short way."""
+    if isinstance(value, Tensor):
+        return value._entry.shape, value._entry.dtype
+    return (value.shape, value.dtype) if isinstance(value, np.ndarray) else type(value)
 
 
 def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[Any, ...]]:
@@ -185,6 +234,7 @@ class Jitted:
         self._reasons: list[str] = []
         self._latest: Specialization | None = None
         self._served: dict[tuple[Any, ...], Specialization] = {}
+        self._quick: QuickCall | None = None
         self._lock = threading.RLock()
         if self._static:
             names = function.__code__.co_varnames[: function.__code__.co_argcount + function.__code__.co_kwonlyargcount]
@@ -196,21 +246,30 @@ class Jitted:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        quick = self._quick
+        if quick is not None and not kwargs:
+            result = quick(args)
+            if result is not MISSED:
+                return result
+        return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The long way."""
         if tape.local.trace is not None or tape.local.differentiating:
             # Inside another trace it is part of that program, and what is differentiated has to be recorded.
             return self._function(*args, **kwargs)
-        quick = self._quick(args, kwargs)
-        if quick is None:
+        found = self._served_before(args, kwargs)
+        if found is None:
             if tape.local.grad_enabled and any(map(_requires_grad, pytree.flatten((args, kwargs))[0])):
                 # A gradient must reach these arguments: the call joins the tape.
                 return self._function(*args, **kwargs)
-            quick = self._specialize(args, kwargs)
-        leaves, specialization = quick
-        program = specialization.program
-        outputs = program.run(specialization.inputs(leaves))
+            found = self._specialize(args, kwargs)
+        leaves, specialization = found
+        result = specialization.run(leaves, not kwargs and len(leaves) == len(args))
+        self._quick = specialization.quick
         self._counts["calls"] += 1
-        self._counts["kernels"] += program.kernel_count
-        return specialization.finish(outputs)
+        self._counts["kernels"] += specialization.program.kernel_count
+        return result
 
     def scan(self, *args: Any) -> Any:
         """Run many steps in one native call.
@@ -237,7 +296,9 @@ class Jitted:
         leaves, structure = pytree.flatten((args, {}))
         return sequences.scan(self, leaves, structure)
 
-    def _quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Sequence[Any], Specialization] | None:
+    def _served_before(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[Any], Specialization] | None:
         """The specialization that served the last call with arrays of these shapes and dtypes, if it still does."""
         if kwargs or self._static:
             return None
@@ -353,7 +414,15 @@ class Jitted:
 
     def stats(self) -> Stats:
         """Counts of traces, compiles, cache hits, calls and kernels."""
-        return Stats(**self._counts)
+        quick = [
+            (found.quick_calls, found.program.kernel_count)
+            for specializations in self._specializations.values()
+            for found in specializations
+        ]
+        counts = dict(self._counts)
+        counts["calls"] += sum(calls for calls, _ in quick)
+        counts["kernels"] += sum(calls * kernels for calls, kernels in quick)
+        return Stats(**counts)
 
     @property
     def compiles(self) -> int:

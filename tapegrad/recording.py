@@ -58,7 +58,7 @@ def as_dtype(dtype: Any) -> np.dtype:
         raise DTypeError(f"{dtype!r} is not a dtype") from None
     if wanted not in DTYPES:
         raise DTypeError(f"dtype {wanted} is not supported; use one of {', '.join(str(known) for known in DTYPES)}")
-    return wanted
+    return DTYPES[DTYPES.index(wanted)]
 
 
 def wrap(entry: Entry) -> Tensor:

@@ -31,6 +31,16 @@ def target_machine() -> Any:
     )
 
 
+def compile_module(assembly: str, name: str, symbol: str) -> ObjectCode:
+    """Compile LLVM code that is written already."""
+    machine = target_machine()
+    module = binding.parse_assembly(assembly)
+    module.verify()
+    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    return ObjectCode(name, symbol, machine.emit_object(module))
+
+
 _engines: list[Any] = []
 
 

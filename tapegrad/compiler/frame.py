@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -40,8 +42,19 @@ _SCALARS: dict[str, Any] = {
     "bool": ctypes.c_bool,
 }
 
-# The first written cell of every call in progress, by address.
-_being_written: set[int] = set()
+# For the first written cell of each frame, by address: one word that is not 0 while a call is writing it.
+_writing: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
+_nobody = np.zeros(1, np.int64)
+
+
+def _forget_writers() -> None:
+    """The child of a fork has none of the threads that were writing."""
+    for flag in list(_writing.values()):
+        flag[0] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_writers)
 
 
 @dataclass(frozen=True)
@@ -101,7 +114,8 @@ class Frame:
         self._in_place = tuple(graph.writes)
         self._output_count = len(layout.outputs)
         self._cells = frozenset(self._written.values())
-        self._first_cell = layout.inputs[min(self._cells)] if self._cells else -1
+        self._first_cell = min(self._cells) if self._cells else -1
+        self._writing = _nobody
         self._arrays: list[np.ndarray | None] = [None] * len(self._words)
         self._shapes: list[tuple[int, ...] | None] = [None] * len(self._words)
         self._in_frame: set[int] = set()
@@ -112,7 +126,6 @@ class Frame:
         self._kernel_count = program.kernel_count
         self._arena: np.ndarray | None = None
         self._changed = True
-        self._counts = counters.of_this_thread()
         self.binding: Binding | None = None
         for word, function in enumerate(layout.library, layout.library_word):
             self._block[word] = program.device.library(function)
@@ -138,7 +151,9 @@ class Frame:
             self._changed = True
         self._arrays[number] = array
         self._in_frame.discard(number)
-        self._block[self._words[number]] = self._address(array)
+        address = self._block[self._words[number]] = self._address(array)
+        if number == self._first_cell:
+            self._writing = _writing.setdefault(address, np.zeros(1, np.int64))
 
     def set_scalar(self, number: int, value: Number) -> None:
         """Give the 0-d input ``number`` a Python number, kept in the frame."""
@@ -175,7 +190,7 @@ class Frame:
         if outputs is not None:
             self._redirect(outputs, results)
         self._run(self._entry, self._argument)
-        counts = self._counts
+        counts = counters.of_this_thread()
         counts["calls"] += 1
         counts["kernels"] += self._kernel_count
         for number, small in self._small:
@@ -210,7 +225,7 @@ class Frame:
         # The block's words have moved on, or are about to: the next call writes them anew.
         self._changed = True
         self._repeat(moves, steps)
-        counts = self._counts
+        counts = counters.of_this_thread()
         counts["calls"] += 1
         counts["kernels"] += steps * self._program.kernel_count
         self._copy_back(results)
@@ -250,23 +265,64 @@ class Frame:
 
     def _run(self, native: Callable[..., int], *arguments: int) -> None:
         """One native call, alone with the cells it writes; a failed check is raised."""
-        self._counts["native_calls"] += 1
-        if self._first_cell < 0:
+        counters.of_this_thread()["native_calls"] += 1
+        writing = self._writing
+        if writing is _nobody:
             status = native(*arguments)
         else:
-            cell = self._block[self._first_cell]
-            if cell in _being_written:
+            if writing[0]:
                 raise InPlaceError(
                     f"{self._program.name}: another thread is in the middle of updating the same parameters; "
                     "let one thread at a time train a model, or give each thread a copy"
                 )
-            _being_written.add(cell)
+            writing[0] = 1
             try:
                 status = native(*arguments)
             finally:
-                _being_written.discard(cell)
+                writing[0] = 0
         if status:
             raise self._program.failure(status)
+
+    # --- what the short way of a call needs to know
+
+    @property
+    def block_address(self) -> int:
+        """Where the block is."""
+        return self._argument
+
+    @property
+    def writing_address(self) -> int:
+        """Where the word is that says that somebody writes the same cells."""
+        return self._address(self._writing)
+
+    def input_array(self, number: int) -> np.ndarray | None:
+        """The array that input ``number`` has."""
+        return self._arrays[number]
+
+    def input_place(self, number: int) -> int:
+        """Where the address of input ``number`` is kept."""
+        return self._argument + 8 * self._words[number]
+
+    def scalar_place(self, number: int) -> int:
+        """Where the number is kept that input ``number`` was given by `set_scalar`."""
+        return ctypes.addressof(self._scalars) + 8 * number
+
+    def new_outputs(self) -> list[tuple[int, tuple[int, ...], np.dtype]]:
+        """Where the address of each output is kept that is a new array in each call, its shape and its dtype."""
+        found = [(number, word, array.shape, array.dtype) for (number, array), word in self._small_words()]
+        found += self._large
+        return [(self._argument + 8 * word, shape, dtype) for _, word, shape, dtype in sorted(found)]
+
+    def take_back(self, inputs: int) -> None:
+        """Drop the first ``inputs`` arrays, and let small outputs be the frame's own again: others moved its words."""
+        self._arrays[:inputs] = [None] * inputs
+        for (_, array), word in self._small_words():
+            self._block[word] = self._address(array)
+
+    def _small_words(self) -> Iterator[tuple[tuple[int, np.ndarray], int]]:
+        return ((small, self._layout.outputs[small[0]]) for small in self._small)
+
+    # --- outputs
 
     def _redirect(self, outputs: Sequence[np.ndarray | None], results: list[Any]) -> None:
         """Let outputs go where the caller wants them."""

@@ -97,6 +97,8 @@ class Program:
         self.kernel_count = sum(map(len, layout.pieces))
         self.output_dtypes = tuple(node.dtype for node in graph.outputs)
         self.arena_words = arena_buffers(layout)
+        #: Where the machine code begins; 0 for a plain Python program.
+        self.entry_address = code.addresses.get(piece_names(layout)[0], 0)
         self.piece_addresses = [code.addresses.get(piece, 0) for piece in piece_names(layout)[1:]]
         self._make_schedule = make_schedule
         self._arena_buffers = tuple(layout.buffers[word] for word in self.arena_words)
@@ -129,12 +131,18 @@ class Program:
             Where the inputs do not fit the graph.
         """
         frame = self.take_frame()
+        results = self.run_in(frame, inputs, outputs)
+        self.give_frame(frame)
+        return results
+
+    def run_in(
+        self, frame: Frame, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None
+    ) -> list[np.ndarray]:
+        """Run once in a frame that the caller has; see `run`."""
         self._require_inputs(inputs)
         for number, array in enumerate(inputs):
             frame.set_input(number, array)
-        results = frame.call(outputs)
-        self.give_frame(frame)
-        return results
+        return frame.call(outputs)
 
     def scan(self, inputs: Sequence[np.ndarray], scanned: Collection[int], steps: int) -> list[np.ndarray]:
         """Run ``steps`` times in one native call, or a few where that would take longer than a blink.
@@ -170,15 +178,19 @@ class Program:
 
     def take_frame(self) -> Frame:
         """A frame for one call on this thread; hand it back with `give_frame`, or drop it."""
-        try:
-            free: list[Frame] = self._frames.free
-        except AttributeError:
-            free = self._frames.free = []
+        free = self._free_frames()
         return free.pop() if free else Frame(self)
 
     def give_frame(self, frame: Frame) -> None:
         """Keep a frame for the next call on this thread."""
-        self._frames.free.append(frame)
+        self._free_frames().append(frame)
+
+    def _free_frames(self) -> list[Frame]:
+        try:
+            free: list[Frame] = self._frames.free
+        except AttributeError:
+            free = self._frames.free = []
+        return free
 
     def binding(self, shapes: tuple[tuple[int, ...], ...]) -> Binding | None:
         """What follows from the shapes of the inputs; None where they do not fit the graph."""

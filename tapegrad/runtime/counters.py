@@ -6,7 +6,9 @@ Each thread counts for itself, so counting takes no lock; reading adds the threa
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 
 #: The counts that always exist; others appear when they are first added to.
 NAMES = ("compiles", "cache_hits", "calls", "kernels", "native_calls", "door_copies")
@@ -41,6 +43,7 @@ class Counters:
     def __init__(self) -> None:
         self._threads: list[defaultdict[str, int]] = []
         self._local = threading.local()
+        self._followed: dict[int, Callable[[], Mapping[str, int]]] = {}
 
     def of_this_thread(self) -> defaultdict[str, int]:
         """The counts of the calling thread, to be added to in place by code that runs often."""
@@ -55,8 +58,20 @@ class Counters:
         """Count ``amount`` more under ``name``."""
         self.of_this_thread()[name] += amount
 
+    def follow(self, owner: object, read: Callable[[], Mapping[str, int]]) -> None:
+        """Add what ``read`` gives; when ``owner``, which it must not refer to, is gone, what it gave last."""
+        key = id(owner)
+        self._followed[key] = read
+
+        def finish() -> None:
+            for name, amount in self._followed.pop(key)().items():
+                self.add(name, amount)
+
+        weakref.finalize(owner, finish).atexit = False
+
     def __getitem__(self, name: str) -> int:
-        return sum(counts.get(name, 0) for counts in list(self._threads))
+        followed = sum(read().get(name, 0) for read in list(self._followed.values()))
+        return followed + sum(counts.get(name, 0) for counts in list(self._threads))
 
     def __getattr__(self, name: str) -> int:
         if name.startswith("_"):

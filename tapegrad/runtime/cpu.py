@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -200,6 +200,53 @@ def _library_code(function: str) -> NativeCode:
     code = (MachineCode(compiled.name, compiled.symbol, compiled.code),)
     cached.store(key, {"name": function}, "", code)
     return NativeCode(code)
+
+
+class _MethodDefinition(ctypes.Structure):
+    """CPython's ``PyMethodDef``."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("documentation", ctypes.c_char_p),
+    )
+
+
+_METH_FASTCALL = 0x80
+
+
+@cache
+def _quick_call() -> _MethodDefinition:
+    """The definition of `quick_call` as a Python function; its machine code is loaded, or compiled and stored."""
+    from tapegrad.kernels.cpu import objects
+    from tapegrad.kernels.cpu.quick_call import compile_quick_call
+
+    key = cached.program_key("library quick_call", DEVICE.identity())
+    entry = cached.load(key)
+    code: tuple[MachineCode, ...]
+    if entry is None:
+        compiled = compile_quick_call()
+        code = (MachineCode(compiled.name, compiled.symbol, compiled.code),)
+        with suppress(OSError):
+            cached.store(key, {"name": "quick_call"}, "", code)
+    else:
+        code = tuple(entry.code)
+    address = objects.load(objects.ObjectCode(code[0].function, code[0].symbol, code[0].data))
+    return _MethodDefinition(b"quick_call", address, _METH_FASTCALL, None)
+
+
+def quick_call(table: np.ndarray) -> Callable[..., Any]:
+    """The function of `tapegrad.kernels.cpu.quick_call` over a table of int64 words, which it keeps."""
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    function: Callable[..., Any] = make(ctypes.addressof(_quick_call()), table, None)
+    return function
+
+
+def interpreter_function(name: str) -> int:
+    """Where a function of CPython's own lies."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
 @cache

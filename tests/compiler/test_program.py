@@ -294,12 +294,12 @@ def test_one_program_runs_in_many_threads_at_once() -> None:
 
 def test_two_calls_that_update_the_same_cells_at_once_are_an_error(update: Program) -> None:
     x, w, lr = arrays_for(update.graph, 4)
-    frames._being_written.add(w.ctypes.data)
-    try:
-        with pytest.raises(InPlaceError, match="another thread"):
-            update.run([x, w, lr])
-    finally:
-        frames._being_written.clear()
+    frame = frames.Frame(update)
+    frame.set_input(1, w)
+    frame._writing[0] = 1
+    with pytest.raises(InPlaceError, match="another thread"):
+        update.run([x, w, lr])
+    frame._writing[0] = 0
     update.run([x, w, lr])
 
 

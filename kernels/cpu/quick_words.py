@@ -1,0 +1,41 @@
+"""The words of a quick call's table, and where CPython and NumPy keep what it reads. Nothing here imports Numba."""
+
+from __future__ import annotations
+
+#: Nobody may enter; somebody is inside; calls so far; the status of the last call that failed.
+CLOSED, BUSY, CALLS, STATUS = range(4)
+#: Addresses of the program, of its block, and of the word that says that somebody is writing the same cells.
+PROGRAM, BLOCK, WRITING = range(4, 7)
+#: Addresses of CPython's functions.
+SAVE_THREAD, RESTORE_THREAD, INCREF = range(7, 10)
+#: Addresses of the objects that say what happened: nothing; all; a check failed; all but setting gradients.
+MISSED, DONE, FAILED, UNSETTLED = range(10, 14)
+#: Addresses of types and of other objects.
+ARRAY_TYPE, TENSOR_TYPE, FLOAT_TYPE, FALSE, NONE = range(14, 19)
+#: Where a Tensor and an entry keep their fields, in bytes from the beginning of the object.
+ENTRY_SLOT, STORAGE_SLOT, WEAK_SLOT, VALUE_SLOT, TRACKED_SLOT = range(19, 24)
+#: How many rows of each kind follow, in this order; the comment gives the words of a row.
+ARGUMENTS = 24  # kind, where the address or number goes (or the object itself), dtype, `weak`, rank, sizes
+CAPTURED = 25  # the same of an array that the function captured, which stands for `weak`
+CELLS = 26  # places of a Tensor's entry, of its cell and of its storage, the storage
+VALUES = 27  # place of a Tensor's entry, the array that is its value
+FIELDS = 28  # place of a field, what is in it
+OUTPUTS = 29  # where the address goes
+GRADIENTS = 30  # place of a Tensor's gradient, what a call leaves in it
+FIRST_ROW = 31
+
+#: Kinds of arguments: the same object as ever, a Python float, an array, a Tensor.
+SAME, FLOAT, ARRAY, TENSOR = range(4)
+#: Words of an argument's row before the sizes.
+ARGUMENT_WORDS = 5
+
+#: Bytes from the beginning of an object to its fields: of any object, of a float, of a tuple, of a NumPy array.
+OBJECT_REFERENCES, OBJECT_TYPE = 0, 8
+FLOAT_VALUE = 16
+SEQUENCE_LENGTH, SEQUENCE_FIRST = 16, 24
+ARRAY_DATA, ARRAY_NDIM, ARRAY_SHAPE, ARRAY_DTYPE, ARRAY_FLAGS = 16, 24, 32, 56, 64
+
+#: NumPy's flags C_CONTIGUOUS and ALIGNED.
+ALIGNED_CONTIGUOUS = 0x101
+#: References to the entry of a cell that nobody but its Tensor holds: as its value, and as the storage's version.
+UNSHARED_REFERENCES = 2
