@@ -63,7 +63,7 @@ def with_twin(twin: Callable[..., Any], *, literal: bool = False) -> Callable[[D
         if not COMPILED:
             return twin
         made: Any = intrinsic(prefer_literal=literal)(definition)
-        made.twin = twin
+        made.twin, made.definition, made.literal = twin, definition, literal
         return made  # type: ignore[no-any-return]
 
     return decorate

@@ -152,20 +152,31 @@ def _access(builder: ir.IRBuilder, pointer: PointerType, instruction: Any) -> An
     return instruction
 
 
+def memory_type(pointer: PointerType) -> ir.Type:
+    """The LLVM type of an element in memory."""
+    return _MEMORY_TYPES[pointer.suffix]
+
+
+def load_element(builder: ir.IRBuilder, pointer: PointerType, address: Any, index: Any) -> Any:
+    """Emit the load of an element."""
+    loaded = _access(builder, pointer, builder.load(builder.gep(address, [index], inbounds=True)))
+    return builder.icmp_unsigned("!=", loaded, ir.Constant(loaded.type, 0)) if pointer.suffix == "b1" else loaded
+
+
+def store_element(builder: ir.IRBuilder, pointer: PointerType, address: Any, index: Any, value: Any) -> None:
+    """Emit the store of an element."""
+    stored = builder.zext(value, ir.IntType(8)) if pointer.suffix == "b1" else value
+    _access(builder, pointer, builder.store(stored, builder.gep(address, [index], inbounds=True)))
+
+
 @lower_builtin(operator.getitem, PointerType, types.Integer)  # type: ignore[untyped-decorator]
 def _load(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
-    pointer = sig.args[0]
-    address = builder.gep(arguments[0], [arguments[1]], inbounds=True)
-    loaded = _access(builder, pointer, builder.load(address))
-    return builder.icmp_unsigned("!=", loaded, ir.Constant(loaded.type, 0)) if pointer.suffix == "b1" else loaded
+    return load_element(builder, sig.args[0], *arguments)
 
 
 @lower_builtin(operator.setitem, PointerType, types.Integer, types.Any)  # type: ignore[untyped-decorator]
 def _store(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
-    pointer = sig.args[0]
-    value = builder.zext(arguments[2], ir.IntType(8)) if pointer.suffix == "b1" else arguments[2]
-    address = builder.gep(arguments[0], [arguments[1]], inbounds=True)
-    _access(builder, pointer, builder.store(value, address))
+    store_element(builder, sig.args[0], *arguments)
     return context.get_dummy_value()
 
 

@@ -6,7 +6,9 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,3 +316,15 @@ def random_program() -> Schedule:
     )
     graph = builder.graph([uniform + x, permutation])
     return trees.one_kernel("k0_random", body, [state_in, x_in], [u, p], graph)
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"), reason="the JIT is disabled")
+@pytest.mark.parametrize("make", [every_primitive, random_program])
+def test_printed_programs_are_emitted_in_one_walk(make: Callable[[], Schedule]) -> None:
+    from tapegrad.kernels.cpu.native import emit_module
+    from tapegrad.kernels.cpu.pointers import BLOCK_PROGRAM
+
+    schedule = make()
+    names: dict[str, Any] = {}
+    exec(program_source(schedule, *make_layout(schedule)), names)
+    assert "define i32 @program" in str(emit_module(names["program"], BLOCK_PROGRAM, "program"))

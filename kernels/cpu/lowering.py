@@ -1,0 +1,533 @@
+"""Numba's IR to LLVM in one walk, which infers types and emits code at once.
+
+The functions of this package are written in a small language: int64 and float arithmetic, comparisons, typed pointers,
+loops over ranges, branches, and calls of intrinsics. A variable of it has the type of what is assigned to it, so one
+walk in program order knows every type; Numba's own inference and lowering, which know the whole of Python and NumPy,
+take twenty times as long. `Unsupported` says that a function is beyond this language; it is then compiled by them.
+
+A variable lives in a register where it is assigned once, else in a slot of the stack that LLVM makes a register of.
+A name that is bound again with another type, as a pointer in the next loop nest, is another slot.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import bytecode, interpreter
+from numba.core import ir as numba_ir
+from numba.core.dispatcher import Dispatcher
+
+from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, NUMBA_TYPES, WORD, is_float, is_signed
+from tapegrad.kernels.cpu.numerics import emit_cast
+from tapegrad.kernels.cpu.pointers import PointerType, load_element, memory_type, store_element
+
+
+class Unsupported(Exception):
+    """A function is beyond the language that `emit_function` knows."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a variable holds: a Numba type with an LLVM value, or (of kind None) an object of the compiler."""
+
+    kind: Any
+    value: Any
+
+
+@dataclass(frozen=True)
+class _Range:
+    """``range(start, stop, step)``; the step is a number other than 0."""
+
+    start: Any
+    stop: Any
+    step: int
+
+
+@dataclass(frozen=True)
+class _Iterator:
+    """A range that is iterated: its next number lies in a slot."""
+
+    slot: Any
+    range: _Range
+
+
+@dataclass(frozen=True)
+class _Item:
+    """The outcome of one step of an iterator: a number, and whether it is inside the range."""
+
+    number: Any
+    inside: Any
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Numba's typing context and target context, which intrinsics are handed."""
+
+    typing: Any
+    target: Any
+
+
+_LLVM_TYPES = {kind: LLVM_TYPES[suffix] for suffix, kind in NUMBA_TYPES.items()}
+
+
+def llvm_type(kind: Any) -> ir.Type:
+    """The LLVM type of values of a Numba type."""
+    if isinstance(kind, PointerType):
+        return memory_type(kind).as_pointer()
+    if isinstance(kind, types.CPointer):
+        return llvm_type(kind.dtype).as_pointer()
+    if kind not in _LLVM_TYPES:
+        raise Unsupported(f"values of {kind}")
+    return _LLVM_TYPES[kind]
+
+
+def _constant(value: Any) -> Value:
+    """A Python object of the source as a value."""
+    match value:
+        case bool():
+            return Value(types.boolean, ir.Constant(ir.IntType(1), int(value)))
+        case int() if -(2**63) <= value < 2**63:
+            return Value(types.int64, WORD(value))
+        case float():
+            return Value(types.float64, ir.Constant(ir.DoubleType(), value))
+        case None:
+            return Value(types.none, None)
+        case _:
+            return Value(None, value)
+
+
+def _truth(builder: ir.IRBuilder, value: Value) -> Any:
+    if value.kind == types.boolean:
+        return value.value
+    if is_float(value.kind):
+        return builder.fcmp_unordered("!=", value.value, ir.Constant(value.value.type, 0.0))
+    if isinstance(value.kind, types.Integer):
+        return builder.icmp_unsigned("!=", value.value, ir.Constant(value.value.type, 0))
+    raise Unsupported(f"the truth of {value.kind}")
+
+
+#: Operators keep these types; they widen the other integers to int64.
+_OWN_TYPES = (types.int64, types.float32, types.float64, types.boolean)
+_INTEGERS = (types.int64, types.int32, types.uint8)
+
+
+# --- operators ------------------------------------------------------------------------------------------------------
+
+_ARITHMETIC = {
+    operator.add: ("add", "fadd"),
+    operator.sub: ("sub", "fsub"),
+    operator.mul: ("mul", "fmul"),
+    operator.truediv: (None, "fdiv"),
+    operator.and_: ("and_", None),
+    operator.or_: ("or_", None),
+}
+_LOGICAL = (operator.and_, operator.or_)
+_COMPARISONS = {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}
+
+
+def _promoted(builder: ir.IRBuilder, operation: Any, left: Value, right: Value) -> tuple[Value, Value]:
+    """Both operands in the type that Numba gives them."""
+    kinds = (left.kind, right.kind)
+    if kinds[0] == kinds[1] and (kinds[0] in _OWN_TYPES or operation in _COMPARISONS):
+        return left, right
+    if all(kind in _INTEGERS for kind in kinds):
+        return tuple(_converted(builder, value, types.int64) for value in (left, right))  # type: ignore[return-value]
+    if all(is_float(kind) for kind in kinds):
+        return tuple(_converted(builder, value, types.float64) for value in (left, right))  # type: ignore[return-value]
+    raise Unsupported(f"{operation.__name__} of {kinds[0]} and {kinds[1]}")
+
+
+def _converted(builder: ir.IRBuilder, value: Value, kind: Any) -> Value:
+    return Value(kind, emit_cast(builder, value.value, value.kind, kind))
+
+
+def _binary(builder: ir.IRBuilder, operation: Any, left: Value, right: Value) -> Value:
+    """An operator on two values."""
+    left, right = _promoted(builder, operation, left, right)
+    kind = left.kind
+    if operation in _COMPARISONS and kind in _LLVM_TYPES:
+        symbol = _COMPARISONS[operation]
+        if is_float(kind):
+            compare = builder.fcmp_unordered if symbol == "!=" else builder.fcmp_ordered
+        else:
+            compare = builder.icmp_signed if is_signed(kind) else builder.icmp_unsigned
+        return Value(types.boolean, compare(symbol, left.value, right.value))
+    integer_name, float_name = _ARITHMETIC.get(operation, (None, None))
+    name = float_name if is_float(kind) else integer_name
+    if name is None or (kind == types.boolean and operation not in _LOGICAL):
+        raise Unsupported(f"{operation.__name__} of {kind}")
+    return Value(kind, getattr(builder, name)(left.value, right.value))
+
+
+def _unary(builder: ir.IRBuilder, operation: Any, value: Value) -> Value:
+    if operation is operator.not_:
+        return Value(types.boolean, builder.not_(_truth(builder, value)))
+    if operation is operator.neg and is_float(value.kind):
+        return Value(value.kind, builder.fneg(value.value))
+    if operation is operator.neg and value.kind == types.int64:
+        return Value(value.kind, builder.neg(value.value))
+    raise Unsupported(f"{operation.__name__} of {value.kind}")
+
+
+# --- calls ----------------------------------------------------------------------------------------------------------
+
+
+def _call_range(builder: ir.IRBuilder, arguments: Sequence[Value]) -> Value:
+    bounds = [argument.value for argument in arguments]
+    if len(bounds) == 1:
+        bounds.insert(0, WORD(0))
+    step = bounds.pop() if len(bounds) == 3 else WORD(1)
+    if any(argument.kind != types.int64 for argument in arguments) or not isinstance(step, ir.Constant):
+        raise Unsupported("a range over other than int64, or of a step that is not a number")
+    if step.constant == 0:
+        raise Unsupported("a range of step 0")
+    start, stop = bounds
+    return Value(None, _Range(start, stop, step.constant))
+
+
+def _call_bool(builder: ir.IRBuilder, arguments: Sequence[Value]) -> Value:
+    (argument,) = arguments
+    return Value(types.boolean, _truth(builder, argument))
+
+
+def _extreme(symbol: str) -> Callable[[ir.IRBuilder, Sequence[Value]], Value]:
+    def call(builder: ir.IRBuilder, arguments: Sequence[Value]) -> Value:
+        if any(argument.kind != types.int64 for argument in arguments) or len(arguments) != 2:
+            raise Unsupported("min and max of other than two int64")
+        a, b = (argument.value for argument in arguments)
+        return Value(types.int64, builder.select(builder.icmp_signed(symbol, b, a), b, a))
+
+    return call
+
+
+_BUILTINS: dict[Any, Callable[[ir.IRBuilder, Sequence[Value]], Value]] = {
+    range: _call_range,
+    bool: _call_bool,
+    min: _extreme("<"),
+    max: _extreme(">"),
+}
+
+
+def _literal(value: Value) -> Any:
+    """The type of an argument, as that of a number where it is one."""
+    if value.kind == types.int64 and isinstance(value.value, ir.Constant):
+        return types.literal(value.value.constant)
+    return value.kind
+
+
+def _call_intrinsic(builder: ir.IRBuilder, contexts: Contexts, function: Any, arguments: Sequence[Value]) -> Value:
+    if any(argument.kind in (None, types.none) for argument in arguments):
+        raise Unsupported(f"an argument of {function}")
+    given = [_literal(argument) if function.literal else argument.kind for argument in arguments]
+    resolved = function.definition(contexts.typing, *given)
+    if resolved is None:
+        raise Unsupported(f"{function} of {given}")
+    signature, emit = resolved
+    taken = [_argument(builder, value, kind) for value, kind in zip(arguments, signature.args, strict=True)]
+    return Value(signature.return_type, emit(contexts.target, builder, signature, taken))
+
+
+def _argument(builder: ir.IRBuilder, value: Value, kind: Any) -> Any:
+    """An argument in the type that an intrinsic takes."""
+    kind = types.unliteral(kind)
+    if value.kind == kind:
+        return value.value
+    if value.kind in _INTEGERS and kind == types.int64:
+        return _converted(builder, value, kind).value
+    raise Unsupported(f"a {value.kind} given for a {kind}")
+
+
+# --- functions ------------------------------------------------------------------------------------------------------
+
+
+def _numba_ir(function: Callable[..., Any]) -> Any:
+    identity = bytecode.FunctionIdentity.from_function(function)
+    return interpreter.Interpreter(identity).interpret(bytecode.ByteCode(identity))
+
+
+def _targets(block: Any) -> tuple[int, ...]:
+    match block.body[-1]:
+        case numba_ir.Jump(target=target):
+            return (target,)
+        case numba_ir.Branch(truebr=first, falsebr=second):
+            return (first, second)
+        case numba_ir.Return():
+            return ()
+    raise Unsupported(f"blocks that end in {block.body[-1]}")
+
+
+class _Walk:
+    """Emits the blocks of one function, in their order, behind the builder's position."""
+
+    def __init__(self, builder: ir.IRBuilder, contexts: Contexts, source: Any, arguments: Sequence[Value]) -> None:
+        self.builder = builder
+        self.contexts = contexts
+        self.source = source
+        self.arguments = arguments
+        assigned = (inst.target.name for block in source.blocks.values() for inst in block.find_insts(numba_ir.Assign))
+        self.assignments = Counter(assigned)
+        self.registers: dict[str, Value] = {}
+        self.slots: dict[tuple[str, Any], Any] = {}
+        # Which type each name has here; for those in slots, the value where this block has assigned it.
+        self.kinds: dict[str, Any] = {}
+        self.recent: dict[str, Value] = {}
+
+    # --- variables
+
+    def slot(self, kind: ir.Type) -> Any:
+        """Memory of a variable, in the function's first block, where LLVM looks for what can be a register."""
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(kind)
+
+    def assign(self, name: str, value: Value) -> None:
+        """Bind a name."""
+        if self.assignments[name] == 1 or value.kind in (None, types.none):
+            if self.registers.setdefault(name, value) != value:
+                raise Unsupported(f"{name} is bound to several objects")
+            self.kinds[name] = None
+            return
+        key = (name, value.kind)
+        if key not in self.slots:
+            self.slots[key] = self.slot(llvm_type(value.kind))
+        self.builder.store(value.value, self.slots[key])
+        self.kinds[name] = value.kind
+        self.recent[name] = value
+
+    def read(self, variable: Any) -> Value:
+        """What a variable holds here."""
+        name = variable.name
+        if name not in self.kinds:
+            raise Unsupported(f"{name} may be unbound")
+        kind = self.kinds[name]
+        if kind is None:
+            return self.registers[name]
+        if name not in self.recent:
+            self.recent[name] = Value(kind, self.builder.load(self.slots[name, kind]))
+        return self.recent[name]
+
+    # --- blocks
+
+    def run(self, leave: Callable[[Value], None]) -> None:
+        """Emit all blocks; `leave` emits a return."""
+        blocks = self.source.blocks
+        order = sorted(blocks)
+        targets = {label: _targets(blocks[label]) for label in order}
+        before: dict[int, list[int]] = {label: [] for label in order}
+        for label, following in targets.items():
+            for target in following:
+                before[target].append(label)
+        self.blocks = {label: self.builder.append_basic_block(f"B{label}") for label in order}
+        self.builder.branch(self.blocks[order[0]])
+        entered: dict[int, Mapping[str, Any]] = {}
+        left: dict[int, Mapping[str, Any]] = {}
+        for label in order:
+            known = [left[other] for other in before[label] if other in left]
+            if not known and label != order[0]:
+                raise Unsupported(f"block {label} is not reached from above")
+            entered[label] = _common(known)
+            self.kinds, self.recent = dict(entered[label]), {}
+            self.builder.position_at_end(self.blocks[label])
+            for statement in blocks[label].body:
+                self.statement(statement, leave)
+            left[label] = self.kinds
+        for label in order:
+            for other in before[label]:
+                below = left[other] if other >= label else entered[label]
+                if any(below.get(name, _UNBOUND) != kind for name, kind in entered[label].items()):
+                    raise Unsupported(f"a variable changes its type in the loop at {label}")
+
+    def statement(self, statement: Any, leave: Callable[[Value], None]) -> None:
+        """Emit one statement."""
+        builder = self.builder
+        match statement:
+            case numba_ir.Assign():
+                self.assign(statement.target.name, self.value(statement.value))
+            case numba_ir.SetItem():
+                target, index, value = map(self.read, (statement.target, statement.index, statement.value))
+                if not isinstance(target.kind, PointerType) or index.kind != types.int64:
+                    raise Unsupported(f"an item of {target.kind}")
+                if value.kind != target.kind.dtype:
+                    raise Unsupported(f"a {value.kind} stored through a pointer to {target.kind.dtype}")
+                store_element(builder, target.kind, target.value, index.value, value.value)
+            case numba_ir.Jump():
+                builder.branch(self.blocks[statement.target])
+            case numba_ir.Branch():
+                condition = _truth(builder, self.read(statement.cond))
+                builder.cbranch(condition, self.blocks[statement.truebr], self.blocks[statement.falsebr])
+            case numba_ir.Return():
+                leave(self.read(statement.value))
+            case numba_ir.Del():
+                pass
+            case _:
+                raise Unsupported(f"the statement {statement}")
+
+    def value(self, value: Any) -> Value:
+        """The right-hand side of an assignment."""
+        match value:
+            case numba_ir.Const() | numba_ir.Global() | numba_ir.FreeVar():
+                return _constant(value.value)
+            case numba_ir.Var():
+                return self.read(value)
+            case numba_ir.Arg():
+                argument: Value = self.arguments[value.index]
+                return argument
+            case numba_ir.Expr() if value.op in self._EXPRESSIONS:
+                emission: Callable[[_Walk, Any], Value] = self._EXPRESSIONS[value.op]
+                return emission(self, value)
+        raise Unsupported(f"the value {value}")
+
+    # --- expressions
+
+    def _binop(self, value: Any) -> Value:
+        return _binary(self.builder, value.fn, self.read(value.lhs), self.read(value.rhs))
+
+    def _inplace_binop(self, value: Any) -> Value:
+        return _binary(self.builder, value.immutable_fn, self.read(value.lhs), self.read(value.rhs))
+
+    def _unary(self, value: Any) -> Value:
+        return _unary(self.builder, value.fn, self.read(value.value))
+
+    def _cast(self, value: Any) -> Value:
+        return self.read(value.value)
+
+    def _getitem(self, value: Any) -> Value:
+        pointer, index = self.read(value.value), self.read(value.index)
+        if not isinstance(pointer.kind, PointerType) or index.kind != types.int64:
+            raise Unsupported(f"an item of {pointer.kind}")
+        return Value(pointer.kind.dtype, load_element(self.builder, pointer.kind, pointer.value, index.value))
+
+    def _getiter(self, value: Any) -> Value:
+        iterated = self.read(value.value).value
+        if not isinstance(iterated, _Range):
+            raise Unsupported("iteration over other than a range")
+        slot = self.slot(WORD)
+        self.builder.store(iterated.start, slot)
+        return Value(None, _Iterator(slot, iterated))
+
+    def _iternext(self, value: Any) -> Value:
+        builder, iterator = self.builder, self.read(value.value).value
+        if not isinstance(iterator, _Iterator):
+            raise Unsupported("iteration over other than a range")
+        step = iterator.range.step
+        number = builder.load(iterator.slot)
+        inside = builder.icmp_signed("<" if step > 0 else ">", number, iterator.range.stop)
+        builder.store(builder.add(number, WORD(step), flags=("nsw",)), iterator.slot)
+        return Value(None, _Item(number, inside))
+
+    def _pair_first(self, value: Any) -> Value:
+        return Value(types.int64, self.read(value.value).value.number)
+
+    def _pair_second(self, value: Any) -> Value:
+        return Value(types.boolean, self.read(value.value).value.inside)
+
+    def _call(self, value: Any) -> Value:
+        if value.kws or value.vararg is not None:
+            raise Unsupported("a call with keywords")
+        function = self.read(value.func).value
+        arguments = [self.read(argument) for argument in value.args]
+        if hasattr(function, "definition"):
+            return _call_intrinsic(self.builder, self.contexts, function, arguments)
+        if isinstance(function, type | type(min)) and function in _BUILTINS:
+            return _BUILTINS[function](self.builder, arguments)
+        if isinstance(function, Dispatcher):
+            return self._inlined(function.py_func, arguments)
+        raise Unsupported(f"a call of {function}")
+
+    def _inlined(self, function: Callable[..., Any], arguments: Sequence[Value]) -> Value:
+        """The body of a jitted function in place of its call."""
+        builder = self.builder
+        end = builder.append_basic_block("inlined")
+        results: list[Value] = []
+
+        def leave(value: Value) -> None:
+            if not results:
+                results.append(Value(value.kind, self.slot(llvm_type(value.kind))))
+            if value.kind != results[0].kind:
+                raise Unsupported(f"{function} returns {value.kind} and {results[0].kind}")
+            builder.store(value.value, results[0].value)
+            builder.branch(end)
+
+        source = _numba_ir(function)
+        if source.arg_count != len(arguments):
+            raise Unsupported(f"a call of {function} with {len(arguments)} arguments")
+        _Walk(builder, self.contexts, source, arguments).run(leave)
+        builder.position_at_end(end)
+        return Value(results[0].kind, builder.load(results[0].value))
+
+    def _getattr(self, value: Any) -> Value:
+        owner = self.read(value.value).value
+        if not isinstance(owner, ModuleType):
+            raise Unsupported(f"the attribute {value.attr}")
+        return _constant(getattr(owner, value.attr))
+
+    _EXPRESSIONS: dict[str, Callable[[_Walk, Any], Value]] = {
+        "binop": _binop,
+        "inplace_binop": _inplace_binop,
+        "unary": _unary,
+        "cast": _cast,
+        "getitem": _getitem,
+        "getiter": _getiter,
+        "iternext": _iternext,
+        "pair_first": _pair_first,
+        "pair_second": _pair_second,
+        "call": _call,
+        "getattr": _getattr,
+    }
+
+
+_UNBOUND = object()
+
+
+def _common(states: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The names that have one type in all states."""
+    if not states:
+        return {}
+    first, *others = states
+    if not others:
+        return first
+    return {name: kind for name, kind in first.items() if all(other.get(name, _UNBOUND) == kind for other in others)}
+
+
+def emit_function(
+    module: ir.Module, symbol: str, source: Callable[..., Any], signature: Any, contexts: Contexts
+) -> ir.Function:
+    """Emit a Python function as the C function of that symbol.
+
+    Raises
+    ------
+    Unsupported
+        Where the function is beyond the language; the module is then of no use.
+    """
+    is_void = signature.return_type == types.none
+    result = ir.VoidType() if is_void else llvm_type(signature.return_type)
+    function = ir.Function(module, ir.FunctionType(result, [llvm_type(kind) for kind in signature.args]), symbol)
+    function.attributes.add("nounwind")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+
+    def leave(value: Value) -> None:
+        if is_void and value.kind == types.none:
+            builder.ret_void()
+        elif value.kind == signature.return_type:
+            builder.ret(value.value)
+        elif value.kind == types.int64 and isinstance(signature.return_type, types.Integer):
+            builder.ret(builder.trunc(value.value, result))
+        else:
+            raise Unsupported(f"{value.kind} returned as {signature.return_type}")
+
+    arguments = [Value(kind, argument) for kind, argument in zip(signature.args, function.args, strict=True)]
+    _Walk(builder, contexts, _numba_ir(source), arguments).run(leave)
+    return function
