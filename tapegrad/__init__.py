@@ -22,6 +22,7 @@ from tapegrad.dims import Dim  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
 from tapegrad.jit import Jitted, RetraceWarning, Stats, explain, jit, stats, trace  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
+from tapegrad.runtime.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
 from tapegrad.tensor import Tensor  # noqa: E402
 from tapegrad.transforms import grad, jvp, value_and_grad, vjp  # noqa: E402
@@ -38,6 +39,7 @@ __all__ = [
     "errors",
     "execution",
     "explain",
+    "get_num_threads",
     "grad",
     "indexing",
     "is_grad_enabled",
@@ -45,7 +47,9 @@ __all__ = [
     "jvp",
     "manual_seed",
     "no_grad",
+    "num_threads",
     "random",
+    "set_num_threads",
     "stats",
     "tensor",
     "trace",

@@ -14,10 +14,12 @@ name                      meaning                                             de
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +49,33 @@ def data_folder() -> Path | None:
     return Path(named) if named else None
 
 
+#: Where Linux says how much of its processors a container gets: microseconds of a period, in one file or in two.
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+@cache
+def processor_quota(group: Path = _CONTROL_GROUP) -> float:
+    """How many processors' time the control group of this process may use; infinity where nothing limits it."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            return int(quota) / int(period)
+    return math.inf
+
+
 def num_threads() -> int:
-    """The number of threads a program may use: ``$TAPEGRAD_NUM_THREADS``, else the processors this process may use."""
+    """The number of threads a program uses where nothing else was set.
+
+    ``$TAPEGRAD_NUM_THREADS``, else the processors that the affinity of this process and the quota of its container
+    allow.
+    """
     named = os.environ.get("TAPEGRAD_NUM_THREADS")
     if not named:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        return max(1, min(count, math.ceil(min(processor_quota(), count))))
     if not named.isdigit() or int(named) < 1:
         raise OptionError(f"TAPEGRAD_NUM_THREADS must be a whole number of at least 1, not {named!r}")
     return int(named)

@@ -21,6 +21,7 @@ from tapegrad.kernels.cpu.native import compile_native
 from tapegrad.kernels.cpu.objects import ObjectCode
 from tapegrad.kernels.cpu.pointers import pointer_i64_at
 from tapegrad.kernels.cpu.random_bits import modulo, random_bits
+from tapegrad.kernels.cpu.threads import run_phase, wait_for_phases
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ FUNCTIONS: dict[str, LibraryFunction] = {
         *(_product(suffix) for suffix in ("f32", "f64", "i32", "i64", "u8")),
         LibraryFunction("permutation", types.void(*[types.int64] * 4), lambda: permutation),
         LibraryFunction("repeat_program", types.int32(*[types.int64] * 5), lambda: repeat_program),
+        LibraryFunction("run_phase", types.void(*[types.int64] * 5), lambda: run_phase),
+        LibraryFunction("wait_for_phases", types.void(*[types.int64] * 3), lambda: wait_for_phases),
     )
 }
 

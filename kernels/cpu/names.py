@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tapegrad.kernels.cpu import library, matmul, numerics, pointers, random_bits, vector_math
+from tapegrad.kernels.cpu import library, matmul, numerics, pointers, random_bits, threads, vector_math
 
 _POINTER_NAMES = [name for name in pointers.__all__ if name.startswith(("pointer_", "block_"))] + ["offset", "address"]
 _NUMERIC_NAMES = [name for name in numerics.__all__ if name not in ("FASTMATH", "emit_cast")]
@@ -25,6 +25,7 @@ NAMES: dict[str, Any] = {
     **{name: getattr(matmul, name) for name in _PRODUCT_NAMES},
     "call_permutation": library.call_permutation,
     "call_program": library.call_program,
+    "call_phase": threads.call_phase,
     "uniform_f32": random_bits.uniform_f32,
     "uniform_f64": random_bits.uniform_f64,
     "inf": math.inf,

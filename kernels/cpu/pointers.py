@@ -42,6 +42,8 @@ from tapegrad.kernels.cpu.intrinsics import NUMBA_TYPES, NUMPY_TYPES, WORD, with
 #: The type of the block, and the signature of a program over it.
 BLOCK = types.CPointer(types.int64)
 BLOCK_PROGRAM = types.int32(BLOCK)
+#: The signature of one chunk of a phase: the block, the chunk, and the address of scratch, or 0 for the block's own.
+BLOCK_PHASE = types.int32(BLOCK, types.int64, types.int64)
 
 _MEMORY_SIZES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u8": 1, "b1": 1}
 _MEMORY_TYPES: dict[str, ir.Type] = {

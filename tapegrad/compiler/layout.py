@@ -1,8 +1,8 @@
 """The argument block of a program: which word holds which address or size, and which kernels are compiled together.
 
 A program takes one block of int64 words: the address of every buffer, then every size that its kernels use, then the
-addresses of library functions, then the addresses of separately compiled pieces and of the block itself. A layout is
-all that running needs beside the machine code; it is stored with it as JSON.
+addresses of library functions, then the addresses of separately compiled pieces and phases and of the block itself. A
+layout is all that running needs beside the machine code; it is stored with it as JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ import numpy as np
 from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import DTYPE_CODES, DTYPES
-from tapegrad.ir.kernel import Buffer, Kernel, Loop, Permutation, Product, Role, Schedule, SizeValue, Statement
+from tapegrad.ir.kernel import (
+    Buffer,
+    Kernel,
+    Loop,
+    Permutation,
+    Phase,
+    Product,
+    Role,
+    Schedule,
+    SizeValue,
+    Statement,
+)
 from tapegrad.ir.sizes import Size
 
 #: Loop nests in one function; the time of compilation grows faster than their number.
@@ -63,6 +74,8 @@ class Layout:
         The library functions whose entries lie in the words after the sizes.
     pieces : tuple of tuple of int
         The kernels of each separately compiled piece; where there are several, the entry calls one after another.
+    phases : tuple of str
+        The functions of the phases, one for each, in the order of the kernels.
     checks : tuple of str
         The message for each status but 0: status ``i + 1`` says that check ``i`` failed.
     """
@@ -73,6 +86,7 @@ class Layout:
     sizes: tuple[Size, ...]
     library: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]
+    phases: tuple[str, ...]
     checks: tuple[str, ...]
 
     @property
@@ -91,9 +105,14 @@ class Layout:
         return self.library_word + len(self.library)
 
     @property
-    def own_word(self) -> int:
-        """The word that holds the address of the block itself, for the pieces."""
+    def phase_word(self) -> int:
+        """The first word of the phases' addresses."""
         return self.piece_word + len(self.pieces)
+
+    @property
+    def own_word(self) -> int:
+        """The word that holds the address of the block itself, for pieces and phases."""
+        return self.phase_word + len(self.phases)
 
     @property
     def words(self) -> int:
@@ -109,6 +128,7 @@ class Layout:
             "sizes": [str(size) for size in self.sizes],
             "library": list(self.library),
             "pieces": [list(piece) for piece in self.pieces],
+            "phases": list(self.phases),
             "checks": list(self.checks),
         }
 
@@ -125,12 +145,16 @@ def layout_from_json(values: Mapping[str, Any]) -> Layout:
         tuple(sizes.parse_size(size) for size in values["sizes"]),
         tuple(values["library"]),
         tuple(tuple(piece) for piece in values["pieces"]),
+        tuple(values["phases"]),
         tuple(values["checks"]),
     )
 
 
-def walk(body: Sequence[Statement]) -> Iterator[Any]:
-    """Every statement, expression and buffer of a tree, in the order they are printed; repeated where they repeat."""
+def walk(body: Sequence[Statement], *, into_phases: bool = True) -> Iterator[Any]:
+    """Every statement, expression and buffer of a tree, in the order they are printed; repeated where they repeat.
+
+    What a phase does is a function of its own; without ``into_phases``, only the call of it is walked.
+    """
     stack: list[Any] = list(reversed(body))
     while stack:
         item = stack.pop()
@@ -140,28 +164,38 @@ def walk(body: Sequence[Statement]) -> Iterator[Any]:
             yield item
         elif hasattr(item, "__dataclass_fields__"):
             yield item
+            if isinstance(item, Phase) and not into_phases:
+                stack.extend((item.scratch, item.chunks))
+                continue
             stack.extend(getattr(item, field.name) for field in reversed(fields(item)))
 
 
-def kernel_buffers(kernel: Kernel) -> tuple[Buffer, ...]:
-    """The buffers that a kernel's statements touch, in order of first use."""
-    return tuple(dict.fromkeys(item for item in walk(kernel.body) if isinstance(item, Buffer)))
+def buffers_of(body: Sequence[Statement], *, into_phases: bool = True) -> tuple[Buffer, ...]:
+    """The buffers that statements touch, in order of first use."""
+    return tuple(dict.fromkeys(item for item in walk(body, into_phases=into_phases) if isinstance(item, Buffer)))
 
 
-def library_functions(body: Sequence[Statement]) -> list[str]:
+def library_functions(body: Sequence[Statement], *, into_phases: bool = True) -> list[str]:
     """The library functions that statements call."""
     found: dict[str, None] = {}
-    for item in walk(body):
+    for item in walk(body, into_phases=into_phases):
         if isinstance(item, Product):
             found[f"matmul_{SUFFIXES[item.out.buffer.dtype]}"] = None
         elif isinstance(item, Permutation):
             found["permutation"] = None
+        elif isinstance(item, Phase):
+            found["run_phase"] = None
     return list(found)
 
 
-def symbolic_sizes(body: Sequence[Statement]) -> list[Size]:
+def phases(bodies: Sequence[Sequence[Statement]]) -> Iterator[Phase]:
+    """The phases of kernels, in order."""
+    return (item for body in bodies for item in walk(body) if isinstance(item, Phase))
+
+
+def symbolic_sizes(body: Sequence[Statement], *, into_phases: bool = True) -> list[Size]:
     """The sizes in statements that are known only when the program is called."""
-    found = dict.fromkeys(item.size for item in walk(body) if isinstance(item, SizeValue))
+    found = dict.fromkeys(item.size for item in walk(body, into_phases=into_phases) if isinstance(item, SizeValue))
     return [size for size in found if not isinstance(size, int)]
 
 
@@ -183,7 +217,7 @@ def make_layout(schedule: Schedule) -> tuple[Layout, dict[Buffer, int]]:
     """The layout of a program, and the word of each buffer."""
     touched: dict[Buffer, list[int]] = {buffer: [] for buffer in (*schedule.inputs, *schedule.outputs)}
     for position, kernel in enumerate(schedule.kernels):
-        for buffer in kernel_buffers(kernel):
+        for buffer in buffers_of(kernel.body):
             touched.setdefault(buffer, []).append(position)
     words = {buffer: word for word, buffer in enumerate(touched)}
     bodies = [kernel.body for kernel in schedule.kernels]
@@ -201,6 +235,7 @@ def make_layout(schedule: Schedule) -> tuple[Layout, dict[Buffer, int]]:
         tuple(dict.fromkeys(size for body in bodies for size in symbolic_sizes(body))),
         tuple(dict.fromkeys(name for body in bodies for name in library_functions(body))),
         split_pieces(schedule.kernels),
+        tuple(f"phase_{number}" for number in range(len(list(phases(bodies))))),
         schedule.checks,
     )
     return layout, words

@@ -19,7 +19,7 @@ import numpy as np
 from tapegrad.compiler.layout import (
     SUFFIXES,
     Layout,
-    kernel_buffers,
+    buffers_of,
     library_functions,
     make_layout,
     symbolic_sizes,
@@ -47,6 +47,7 @@ from tapegrad.ir.kernel import (
     Loop,
     Matrix,
     Permutation,
+    Phase,
     Product,
     RandomUniform,
     Schedule,
@@ -88,7 +89,7 @@ def identifier(name: str, taken: Iterable[str] = ()) -> str:
     return candidate
 
 
-_RESERVED = CALLED | {"block", "range", "word", "status", ENTRY}
+_RESERVED = CALLED | {"block", "range", "word", "status", "scratch", ENTRY}
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,19 @@ def choose_names(layout: Layout) -> Names:
 
 
 class Printer:
-    """Prints the kernels of one function; remembers which dtype each local name has there."""
+    """Prints the kernels of one function; remembers which dtype each local name has there.
 
-    def __init__(self, layout: Layout, words: Mapping[Buffer, int], names: Names) -> None:
+    ``phases`` collects the functions of the phases that are called in what is printed.
+    """
+
+    def __init__(
+        self, layout: Layout, words: Mapping[Buffer, int], names: Names, phases: list[list[str]] | None = None
+    ) -> None:
         self.layout = layout
         self.words = words
         self.names = names
+        self.phases: list[list[str]] = [] if phases is None else phases
+        self._title = ""
         self._taken = {*names.buffers, *names.sizes.values(), *names.library.values()}
         self._locals: dict[tuple[str, np.dtype], str] = {}
         self._types: dict[str, np.dtype] = {}
@@ -278,6 +286,14 @@ class Printer:
     def _matrix(self, matrix: Matrix) -> str:
         return f"{self._address(matrix)}, {self.expression(matrix.row)}, {self.expression(matrix.column)}"
 
+    def _phase(self, statement: Phase, indent: str, depth: int) -> list[str]:
+        number = len(self.phases)
+        self.phases.append([])
+        self.phases[number] = Printer(self.layout, self.words, self.names).phase(statement, number, self._title)
+        place = f"block_word(block, {self.layout.phase_word + number}), block_word(block, {self.layout.own_word})"
+        amounts = f"{self.expression(statement.chunks)}, {self.expression(statement.scratch)}"
+        return [f"{indent}call_phase({self.names.library['run_phase']}, {place}, {amounts})  # phase_{number}"]
+
     def _permutation(self, statement: Permutation, indent: str, depth: int) -> list[str]:
         entry = self.names.library["permutation"]
         arguments = ", ".join(map(self.expression, (statement.length, statement.seed, statement.draw)))
@@ -300,6 +316,7 @@ class Printer:
         AccumulateInto: _accumulate_into,
         If: _if,
         Product: _product,
+        Phase: _phase,
         Permutation: _permutation,
         Check: _check,
         Comment: _comment,
@@ -309,12 +326,39 @@ class Printer:
 
     def kernel(self, kernel: Kernel, position: int) -> list[str]:
         """One kernel: its title, its pointers in scopes of their own, its statements."""
-        buffers = kernel_buffers(kernel)
+        self._title = f"{kernel.name}: {kernel.title}"
         lines = [f"{INDENT}# {kernel.name}: {line}" for line in kernel.title.splitlines()]
+        return [*lines, *self._pointers(kernel.body, position), *self.statements(kernel.body, 1)]
+
+    def _pointers(
+        self, body: Sequence[Statement], nest: int, private: Mapping[Buffer, Expression] | None = None
+    ) -> list[str]:
+        """The pointers of a nest; private buffers lie in the thread's scratch where it has one."""
+        buffers = buffers_of(body, into_phases=False)
+        lines = []
         for scope, buffer in enumerate(buffers):
-            place = f"{self.words[buffer]}, {scope}, {len(buffers)}, {position}"
-            lines.append(f"{INDENT}{self.buffer(buffer)} = pointer_{SUFFIXES[buffer.dtype]}(block, {place})")
-        return [*lines, *self.statements(kernel.body, 1)]
+            suffix, word = SUFFIXES[buffer.dtype], self.words[buffer]
+            promise = f"{scope}, {len(buffers)}, {nest}"
+            source = f"pointer_{suffix}(block, {word}, {promise})"
+            if private and buffer in private:
+                own = f"scratch + {self.expression(private[buffer])}"
+                source = f"pointer_{suffix}_at(block_word(block, {word}) if scratch == 0 else {own}, {promise})"
+            lines.append(f"{INDENT}{self.buffer(buffer)} = {source}")
+        return lines
+
+    def phase(self, phase: Phase, number: int, title: str) -> list[str]:
+        """The function that runs one chunk of a phase."""
+        chunk = self.define(phase.variable, np.dtype(np.int64))
+        private = {item.buffer: item.offset for item in phase.private}
+        sizes = prologue([phase.body], self.layout, self.names, [item.offset for item in phase.private])
+        nest = sum(map(len, self.layout.pieces)) + number
+        return [
+            *_header([f"One chunk of {title}"], self.layout.phases[number], f"block, {chunk}, scratch"),
+            *sizes,
+            *self._pointers(phase.body, nest, private),
+            *self.statements(phase.body, 1),
+            f"{INDENT}return 0",
+        ]
 
 
 def _digits(number: float, dtype: np.dtype) -> str:
@@ -327,16 +371,19 @@ def _digits(number: float, dtype: np.dtype) -> str:
     return short if dtype.type(float(short)) == dtype.type(number) else repr(number)
 
 
-def _header(title: Sequence[str], function: str) -> list[str]:
+def _header(title: Sequence[str], function: str, parameters: str = "block") -> list[str]:
     text = "\n".join(title).replace("\\", "/").replace('"""', "'''")
-    return [f"def {function}(block):", *f'{INDENT}"""{text}"""'.splitlines()]
+    return [f"def {function}({parameters}):", *f'{INDENT}"""{text}"""'.splitlines()]
 
 
-def _prologue(schedule: Schedule, piece: Sequence[int], layout: Layout, names: Names) -> list[str]:
-    """The sizes and library entries that a piece uses, read from the block once."""
-    bodies = [schedule.kernels[position].body for position in piece]
-    used_sizes = {size for body in bodies for size in symbolic_sizes(body)}
-    used_functions = {name for body in bodies for name in library_functions(body)}
+def prologue(
+    bodies: Iterable[Sequence[Statement]], layout: Layout, names: Names, more: Iterable[Expression] = ()
+) -> list[str]:
+    """The sizes and library entries that a function uses, and the sizes of ``more``, read from the block once."""
+    bodies = list(bodies)
+    used_sizes = {size for body in bodies for size in symbolic_sizes(body, into_phases=False)}
+    used_sizes |= {item.size for item in more if isinstance(item, SizeValue)}
+    used_functions = {name for body in bodies for name in library_functions(body, into_phases=False)}
     lines = []
     for word, size in enumerate(layout.sizes, layout.size_word):
         if size in used_sizes:
@@ -362,10 +409,9 @@ def _signature(schedule: Schedule) -> list[str]:
 
 
 def piece_names(layout: Layout) -> tuple[str, ...]:
-    """The functions of a program: its entry, and the pieces that the entry calls where there are several."""
-    if len(layout.pieces) == 1:
-        return (ENTRY,)
-    return (ENTRY, *(f"piece_{number}" for number in range(len(layout.pieces))))
+    """The functions of a program: its entry, the pieces that the entry calls where there are several, the phases."""
+    several = len(layout.pieces) > 1
+    return (ENTRY, *(f"piece_{number}" for number in range(len(layout.pieces)) if several), *layout.phases)
 
 
 def program_source(schedule: Schedule, layout: Layout, words: Mapping[Buffer, int], name: str = ENTRY) -> str:
@@ -384,16 +430,18 @@ def program_source(schedule: Schedule, layout: Layout, words: Mapping[Buffer, in
     count = len(schedule.kernels)
     title = f"{name}: {count} kernel{'s' if count != 1 else ''}"
     functions: list[list[str]] = []
-    pieces = piece_names(layout)
-    for function, piece in zip(pieces[-len(layout.pieces) :], layout.pieces, strict=True):
-        printer = Printer(layout, words, names)
-        whole = function == ENTRY
+    phases: list[list[str]] = []
+    whole = len(layout.pieces) == 1
+    for number, piece in enumerate(layout.pieces):
+        function = ENTRY if whole else f"piece_{number}"
+        printer = Printer(layout, words, names, phases)
         head = [title, "", *(INDENT + line for line in _signature(schedule)), INDENT] if whole else [f"part of {name}"]
-        lines = _header(head, function) + _prologue(schedule, piece, layout, names)
+        bodies = [schedule.kernels[position].body for position in piece]
+        lines = _header(head, function) + prologue(bodies, layout, names)
         for position in piece:
             lines += ["", *printer.kernel(schedule.kernels[position], position)]
         functions.append([*lines, "", f"{INDENT}return 0"])
-    if len(pieces) > 1:
+    if not whole:
         head = [title, "", *(INDENT + line for line in _signature(schedule)), INDENT]
         last = layout.piece_word + len(layout.pieces)
         functions.append(
@@ -406,7 +454,7 @@ def program_source(schedule: Schedule, layout: Layout, words: Mapping[Buffer, in
                 f"{INDENT}return 0",
             ]
         )
-    text = "\n\n\n".join("\n".join(line.rstrip() for line in lines) for lines in functions)
+    text = "\n\n\n".join("\n".join(line.rstrip() for line in lines) for lines in [*phases, *functions])
     return f"{import_lines(text)}\n\n\n{text}\n"
 
 
@@ -432,8 +480,9 @@ def kernel_source(kernel: Kernel) -> str:
     layout, words = make_layout(schedule)
     printer = Printer(layout, words, choose_names(layout))
     names = printer.names
-    lines = _header([f"{kernel.title}"], identifier(kernel.name)) + _prologue(schedule, (0,), layout, names)
-    return "\n".join([*lines, *printer.kernel(kernel, 0)[len(kernel.title.splitlines()) :], f"{INDENT}return 0", ""])
+    lines = _header([f"{kernel.title}"], identifier(kernel.name)) + prologue([kernel.body], layout, names)
+    own = [*lines, *printer.kernel(kernel, 0)[len(kernel.title.splitlines()) :], f"{INDENT}return 0", ""]
+    return "\n\n\n".join("\n".join(function) for function in [*printer.phases, own])
 
 
 def alone(kernel: Kernel) -> Schedule:

@@ -99,7 +99,8 @@ class Program:
         self.arena_words = arena_buffers(layout)
         #: Where the machine code begins; 0 for a plain Python program.
         self.entry_address = code.addresses.get(piece_names(layout)[0], 0)
-        self.piece_addresses = [code.addresses.get(piece, 0) for piece in piece_names(layout)[1:]]
+        pieces = [code.addresses.get(f"piece_{number}", 0) for number in range(len(layout.pieces))]
+        self.piece_addresses = [*pieces, *(code.addresses[phase] for phase in layout.phases)]
         self._make_schedule = make_schedule
         self._arena_buffers = tuple(layout.buffers[word] for word in self.arena_words)
         self._bindings: dict[tuple[tuple[int, ...], ...], Binding | None] = {}
@@ -296,9 +297,10 @@ def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.D
 
     def make_schedule() -> Schedule:
         from tapegrad.compiler.fuse import schedule
+        from tapegrad.compiler.parallel import parallel
         from tapegrad.compiler.simplify import simplify
 
-        return schedule(simplify(graph).check())
+        return parallel(schedule(simplify(graph).check()))
 
     if cpu.runs_as_python():
         return _as_python(graph, make_schedule(), name, device)

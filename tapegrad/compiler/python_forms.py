@@ -87,5 +87,6 @@ CALLED = frozenset(
     + [f"pointer_{suffix}" for suffix in SUFFIXES.values()]
     + [f"call_matmul_{suffix}" for suffix in SUFFIXES.values() if suffix != "b1"]
     + ["uniform_f32", "uniform_f64", "call_permutation", "block_word", "offset", "address", "inf", "nan"]
-    + ["call_program"]
+    + ["call_program", "call_phase"]
+    + [f"pointer_{suffix}_at" for suffix in SUFFIXES.values()]
 )

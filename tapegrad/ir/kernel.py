@@ -220,6 +220,29 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Private:
+    """A scratch buffer of which every thread has its own copy, ``offset`` bytes into the thread's scratch."""
+
+    buffer: Buffer
+    offset: Expression
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """``for variable in range(chunks)``, in any order and by several threads: the chunks are independent.
+
+    The number of chunks depends on shapes alone. The body uses no name that is bound outside it. ``scratch`` is the
+    number of bytes that its private buffers need together.
+    """
+
+    variable: str
+    chunks: Expression
+    body: tuple[Statement, ...]
+    private: tuple[Private, ...] = ()
+    scratch: Expression = Constant(0, INT64)
+
+
+@dataclass(frozen=True)
 class Permutation:
     """Fill ``out`` with a random permutation of 0 ... length - 1."""
 
@@ -245,7 +268,19 @@ class Comment:
 
 
 Statement = (
-    Loop | Let | Declare | Accumulate | Assign | Store | AccumulateInto | If | Product | Permutation | Check | Comment
+    Loop
+    | Let
+    | Declare
+    | Accumulate
+    | Assign
+    | Store
+    | AccumulateInto
+    | If
+    | Product
+    | Phase
+    | Permutation
+    | Check
+    | Comment
 )
 
 

@@ -25,6 +25,7 @@ from tapegrad.ir.kernel import (
     Loop,
     Matrix,
     Permutation,
+    Phase,
     Product,
     RandomUniform,
     Schedule,
@@ -126,6 +127,10 @@ def statement_lines(statement: Statement, depth: int = 0) -> Iterator[str]:
             yield f"{indent}{INDENT}= {expression_text(alpha)} * {_matrix(a, rows, inner)}"
             yield f"{indent}{INDENT}@ {_matrix(b, inner, columns)}"
             yield f"{indent}{INDENT}+ {expression_text(beta)} * {out.buffer.name}"
+        case Phase(variable=variable, chunks=chunks, body=body, private=private):
+            own = f", own {', '.join(item.buffer.name for item in private)}" if private else ""
+            yield f"{indent}Phase {variable}: {expression_text(chunks)}{own}"
+            yield from body_lines(body, depth + 1)
         case Permutation(out=out, seed=seed, draw=draw, length=length):
             parts = ", ".join(expression_text(part) for part in (seed, draw, length))
             yield f"{indent}Permutation {out.name} = ({parts})"

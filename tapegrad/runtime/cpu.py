@@ -23,6 +23,7 @@ from tapegrad.errors import GraphError
 from tapegrad.kernels.cpu import entries
 from tapegrad.kernels.cpu.blas import set_blas_threads
 from tapegrad.runtime import cache as cached
+from tapegrad.runtime import threads
 from tapegrad.runtime.device import LoadedCode, MachineCode
 
 ALIGNMENT = 64
@@ -105,10 +106,15 @@ def compile_source(source: str, functions: Sequence[str], name: str) -> tuple[Ma
     """Compile the functions of a printed program with Numba, each to object code of its own."""
     with _announced(name):
         from tapegrad.kernels.cpu.native import compile_native
-        from tapegrad.kernels.cpu.pointers import BLOCK_PROGRAM
+        from tapegrad.kernels.cpu.pointers import BLOCK_PHASE, BLOCK_PROGRAM
 
         namespace = run_source(source, name)
-        compiled = [compile_native(namespace[function], BLOCK_PROGRAM, function) for function in functions]
+        compiled = [
+            compile_native(
+                namespace[function], BLOCK_PHASE if function.startswith("phase_") else BLOCK_PROGRAM, function
+            )
+            for function in functions
+        ]
     return tuple(MachineCode(item.name, item.symbol, item.code) for item in compiled)
 
 
@@ -151,13 +157,24 @@ def _repeat_program() -> Any:
     return _REPEAT(_library_code("repeat_program").addresses["repeat_program"])
 
 
+def _on_words(phase: Callable[..., int]) -> Callable[..., int]:
+    """A phase on the address of a block."""
+    return lambda block, *arguments: phase(ctypes.cast(block, ctypes.POINTER(ctypes.c_int64)), *arguments)
+
+
 class PythonCode:
     """A printed program that runs as plain Python, under ``NUMBA_DISABLE_JIT=1``."""
 
     def __init__(self, source: str, name: str, functions: Sequence[str]) -> None:
+        from tapegrad.kernels.cpu.threads import PYTHON_PHASE
+
         namespace = run_source(source, name)
-        self.addresses: dict[str, int] = {}
-        self._pieces = [namespace[function] for function in functions[1:] or functions]
+        phases = [function for function in functions if function.startswith("phase_")]
+        self._phases = {phase: PYTHON_PHASE(_on_words(namespace[phase])) for phase in phases}
+        addresses = {phase: ctypes.cast(made, ctypes.c_void_p).value for phase, made in self._phases.items()}
+        self.addresses = {phase: address or 0 for phase, address in addresses.items()}
+        pieces = [function for function in functions[1:] if function not in phases] or functions[:1]
+        self._pieces = [namespace[piece] for piece in pieces]
         self.entry: Callable[[Any], int] = self._run
 
     def _run(self, address: int) -> int:
@@ -183,9 +200,19 @@ class PythonCode:
         return 0
 
 
-@cache
+_library: dict[str, NativeCode] = {}
+_library_lock = threading.RLock()
+
+
 def _library_code(function: str) -> NativeCode:
-    """A library function, loaded from the cache, or compiled and stored there."""
+    """A library function, loaded from the cache, or compiled and stored there; once in a process, for it never goes."""
+    with _library_lock:
+        if function not in _library:
+            _library[function] = _make_library_code(function)
+        return _library[function]
+
+
+def _make_library_code(function: str) -> NativeCode:
     key = cached.program_key(f"library {function}", DEVICE.identity())
     entry = cached.load(key)
     if entry is not None:
@@ -285,7 +312,11 @@ class CPU:
         if runs_as_python():
             return 0
         _limit_blas_threads()
-        return entries.entry(function, _library_code(function).addresses[function])
+        pool = 0
+        if function == "run_phase":
+            threads.start(_library_code("wait_for_phases").addresses["wait_for_phases"])
+            pool = threads.pool()
+        return entries.entry(function, _library_code(function).addresses[function], pool)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array at a 64-byte boundary."""

@@ -28,6 +28,7 @@ from tapegrad.ir.kernel import (
     Matrix,
     Operation,
     Permutation,
+    Phase,
     Product,
     RandomUniform,
     Schedule,
@@ -135,6 +136,8 @@ class Evaluator:
                     self.run(body)
             case Product():
                 self.product(statement)
+            case Phase():
+                self.phase(statement)
             case Permutation(out=out, seed=seed, draw=draw, length=length):
                 count = int(self.value(length))
                 self.array(out)[:count] = philox.permutation(int(self.value(seed)), int(self.value(draw)), count)
@@ -143,6 +146,16 @@ class Evaluator:
                     raise Left(code)
             case Comment():
                 pass
+
+    def phase(self, phase: Phase) -> None:
+        """The chunks backwards, each knowing nothing of the others but what lies in buffers that are not its own."""
+        outside, chunks = self.variables, int(self.value(phase.chunks))
+        for chunk in reversed(range(chunks)):
+            self.variables = {phase.variable: np.int64(chunk)}
+            for item in phase.private:
+                self.memory.pop(item.buffer, None)
+            self.run(phase.body)
+        self.variables = outside
 
     def product(self, product: Product) -> None:
         rows, columns, inner = (int(self.value(e)) for e in (product.rows, product.columns, product.inner))
