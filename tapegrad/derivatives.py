@@ -283,9 +283,7 @@ DERIVATIVES: dict[str, Row] = {
     "concatenate": Linear(_part),
     "sum": Linear(lambda g, node, i: _broadcast(g, node.inputs[0].shape)),
     "cumsum": Linear(
-        lambda g, node, i: node.builder.emit(
-            "cumsum", g, axis=node.params["axis"], reverse=not node.params["reverse"]
-        )
+        lambda g, node, i: node.builder.emit("cumsum", g, axis=node.params["axis"], reverse=not node.params["reverse"])
     ),
     "take": Linear(
         lambda g, node, i: node.builder.emit(
@@ -296,9 +294,7 @@ DERIVATIVES: dict[str, Row] = {
             length=node.inputs[0].shape[node.params["axis"]],
         )
     ),
-    "scatter_add": Linear(
-        lambda g, node, i: node.builder.emit("take", g, node.inputs[0], axis=node.params["axis"])
-    ),
+    "scatter_add": Linear(lambda g, node, i: node.builder.emit("take", g, node.inputs[0], axis=node.params["axis"])),
     # bilinear
     "matmul": Bilinear((_matmul_by_first, _matmul_by_second)),
     # their own pairs

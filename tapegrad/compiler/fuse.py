@@ -121,7 +121,7 @@ def schedule(graph: Graph) -> Schedule:
     storage = _place_outputs(values, tasks, names)
     kernels = _gather(_in_order(tasks), storage)
     _place_temporaries(values, storage, kernels, names)
-    return _lowered(values, storage, kernels, names)
+    return _lowered(graph, values, storage, kernels, names)
 
 
 def _grouped(graph: Graph) -> tuple[Values, Groups]:
@@ -347,7 +347,9 @@ def _joins(task: Task, kernel: Sequence[Task], storage: Storage) -> bool:
     return last.product in task.group.needs and task.group.space == last.space
 
 
-def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]], names: Names) -> Schedule:
+def _lowered(
+    simplified: Graph, values: Values, storage: Storage, kernels: Sequence[Sequence[Task]], names: Names
+) -> Schedule:
     """The kernels of the schedule."""
     graph = values.graph
     check_nodes = tuple(node for tasks in kernels for task in tasks for node in task.members if node in values.checks)
@@ -380,7 +382,7 @@ def _lowered(values: Values, storage: Storage, kernels: Sequence[Sequence[Task]]
         lowered.append(describe(number, tuple(body), nodes, copies, context))
         taken[0].update(buffer.name for buffer in scratch_buffers(body))
     return Schedule(
-        graph,
+        simplified,
         tuple(lowered),
         tuple(storage.inputs),
         tuple(storage.outputs),

@@ -12,10 +12,11 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tapegrad.compiler.index_maps import core, core_axes
+from tapegrad.compiler.updates import linear_update
 from tapegrad.compiler.values import Values, alias_base, all_readers, collect_reads, loop_shape
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
@@ -291,24 +292,6 @@ def group_values(values: Values) -> Groups:
     return groups
 
 
-def scaled_update(members: Sequence[Node]) -> tuple[Node, Node, Node] | None:
-    """For ``cell - scale * product`` or ``cell + scale * product``: the last node, the cell and the scale."""
-    if [node.row.kind for node in members] != [Kind.PRODUCT, Kind.ELEMENTWISE, Kind.ELEMENTWISE]:
-        return None
-    product, scaled, last = members
-    if scaled.primitive != "multiply" or product not in scaled.inputs or product.dtype.kind != "f":
-        return None
-    if last.primitive not in ("add", "subtract") or scaled not in last.inputs or len(product.shape) != 2:
-        return None
-    scale = next((source for source in scaled.inputs if source is not product), product)
-    cell = next((source for source in last.inputs if source is not scaled), scaled)
-    if core(scale.shape) or cell.shape != product.shape:
-        return None
-    if last.primitive == "subtract" and cell is not last.inputs[0]:
-        return None
-    return last, cell, scale
-
-
 def _join_updates(groups: Groups) -> None:
     """Give a product without a panel to the step that it is the gradient of: then nothing but the product remains."""
     written = {groups.values.graph.outputs[output] for output, _ in groups.values.graph.writes}
@@ -320,8 +303,8 @@ def _join_updates(groups: Groups) -> None:
         if len(following) != 1 or group.product in groups.values.graph.outputs:
             continue
         step = following.pop()
-        update = scaled_update([group.product, *step.members])
-        if update is not None and update[0] in written:
+        update = linear_update([group.product, *step.members])
+        if update is not None and update.last in written:
             group.lone, group.required = False, frozenset({1})
             groups.join(group, step)
 

@@ -25,7 +25,7 @@ from tapegrad.compiler.emit import (
     position_update,
     wrap,
 )
-from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_height, scaled_update
+from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_height
 from tapegrad.compiler.index_maps import (
     Index,
     Run,
@@ -39,6 +39,7 @@ from tapegrad.compiler.index_maps import (
 )
 from tapegrad.compiler.lower_indexed import LONE
 from tapegrad.compiler.lower_product import lower_product, lower_update, product_statement
+from tapegrad.compiler.updates import linear_update
 from tapegrad.compiler.values import EXPENSIVE, loop_shape, variables
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
@@ -69,10 +70,9 @@ def lower_group(group: Group, context: Context) -> tuple[Statement, ...]:
     node = group.members[0]
     if group.lone and node.primitive == "matmul":
         return lower_product(node, context)
-    update = scaled_update(group.members)
-    if update is not None and update[0] in context.in_place:
-        last, cell, scale = update
-        steps = lower_update(group.members[0], last, cell, scale, context)
+    update = linear_update(group.members)
+    if update is not None and update.last in context.in_place:
+        steps = lower_update(group.members, update, context)
         if steps is not None:
             return steps
     if group.lone:

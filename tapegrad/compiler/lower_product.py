@@ -17,10 +17,11 @@ from tapegrad.compiler.index_maps import (
     size_expression,
 )
 from tapegrad.compiler.lower_indexed import store_everywhere
+from tapegrad.compiler.updates import LinearUpdate
 from tapegrad.compiler.values import alias_base, strided_access, variables
 from tapegrad.errors import GraphError
 from tapegrad.ir.graph import Node
-from tapegrad.ir.kernel import INT64, Apply, Buffer, Constant, Expression, Matrix, Product, Statement, Variable
+from tapegrad.ir.kernel import INT64, Buffer, Constant, Expression, Matrix, Product, Statement, Variable
 from tapegrad.ir.sizes import Size
 
 _ROW, _COLUMN = Variable("row"), Variable("column")
@@ -41,19 +42,16 @@ def lower_product(node: Node, context: Context) -> tuple[Statement, ...]:
     return (*wrap(axes, body, innermost("sequential")), *copies)
 
 
-def lower_update(node: Node, last: Node, cell: Node, scale: Node, context: Context) -> tuple[Statement, ...] | None:
-    """``cell + scale * product`` over the cell's old value as one product; None where other values are stored, too."""
-    target = context.stores[last]
-    base = alias_base(cell, context.values)
-    alone = all(not context.stores.get(n) for n in (node, *last.inputs)) and len(target) == 1
-    if not alone or base.primitive != "input" or context.buffers[base] is not target[0]:
+def lower_update(members: Sequence[Node], update: LinearUpdate, context: Context) -> tuple[Statement, ...] | None:
+    """A step over the cell's old value as one product; None where other values are stored, too."""
+    base = alias_base(update.cell, context.values)
+    alone = all(not context.targets(node) for node in members if node is not update.last)
+    if not alone or base.primitive != "input" or context.stores[update.last] != [context.buffers[base]]:
         return None
     emitter = Emitter(context, {})
-    alpha = emitter.value(scale, (ZERO,) * len(scale.shape))
-    if last.primitive == "subtract":
-        alpha = Apply("negative", (alpha,), node.dtype)
-    one = Constant(1.0, node.dtype)
-    return (*emitter.take(PROLOGUE), product_statement(node, context, (), target[0], alpha=alpha, beta=one))
+    alpha, beta = (emitter.value(factor, (ZERO,) * factor.ndim) for factor in (update.scale, update.keep))
+    target = context.stores[update.last][0]
+    return (*emitter.take(PROLOGUE), product_statement(update.product, context, (), target, alpha=alpha, beta=beta))
 
 
 def inner_size(node: Node) -> Size:

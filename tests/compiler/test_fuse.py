@@ -152,6 +152,43 @@ def test_the_gradient_step_of_plain_sgd_is_the_product_itself_written_into_the_w
     assert not any(isinstance(statement, Loop) for statement in last)
 
 
+STEPS = {
+    "weight decay": lambda w, g, r, d: w - r * (g + d * w),
+    "a penalty before the gradient": lambda w, g, r, d: w - r * (d * w * 2.0 + g),
+    "decoupled decay": lambda w, g, r, d: w * (1.0 - r * d) - r * g,
+    "ascent": lambda w, g, r, d: r * g + w,
+    "a divided rate": lambda w, g, r, d: -(g / d - w),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_that_is_a_sum_of_multiples_is_the_product_alone(case: str) -> None:
+    b = Builder()
+    x, g, w = b.input((N, 9), FLOAT64, "x"), b.input((N, 7), FLOAT64, "g"), b.input((7, 9), FLOAT64, "w")
+    rate, decay = b.input((), FLOAT64, "rate"), b.input((), FLOAT64, "decay")
+    gradient = b.emit("matmul", g, x, transpose_a=True, transpose_b=False)
+    graph = b.graph([STEPS[case](w, gradient, rate, decay)], [(0, 2)])
+    result = schedule(graph)
+    (kernel,) = result.kernels
+    (product,) = (statement for statement in kernel.body if isinstance(statement, Product))
+    assert product.out.buffer is result.inputs[2] and not loops(kernel)
+    for rows in (0, 1, 5):
+        assert_computes(graph, result, rows)
+
+
+@pytest.mark.parametrize("case", ["another array", "squared", "nothing kept"])
+def test_other_steps_follow_the_product(case: str) -> None:
+    b = Builder()
+    x, g, w = b.input((N, 9), FLOAT64, "x"), b.input((N, 7), FLOAT64, "g"), b.input((7, 9), FLOAT64, "w")
+    v = b.input((7, 9), FLOAT64, "v")
+    gradient = b.emit("matmul", g, x, transpose_a=True, transpose_b=False)
+    new = {"another array": w - gradient * v, "squared": w - gradient * gradient, "nothing kept": gradient * 0.5}[case]
+    graph = b.graph([new], [(0, 2)])
+    result = schedule(graph)
+    assert any(loops(kernel) for kernel in result.kernels)
+    assert_computes(graph, result, 3)
+
+
 def test_softmax_cross_entropy_its_gradient_and_column_sums_share_one_row_loop() -> None:
     b = Builder()
     scores, labels = b.input((N, 10), FLOAT32, "scores"), b.input((N,), INT64, "labels")
