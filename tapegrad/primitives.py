@@ -297,9 +297,9 @@ def _cast(x: np.ndarray, dtype: np.dtype) -> Any:
 def _integer_power(x: np.ndarray, y: np.ndarray) -> Any:
     if x.dtype.kind == "f":
         return np.power(x, y)
-    # NumPy refuses negative integer exponents; a compiled program raises nothing, so both give 0 there.
-    power = np.power(x, np.abs(y))
-    return np.where((y < 0) & (np.abs(x.astype(INT64)) != 1), 0, power).astype(x.dtype)
+    # NumPy refuses negative integer exponents; a program raises nothing: 0 there, and 1 or -1 for a base of 1 or -1.
+    inverse = np.where((x == 1) | (x == -1), np.where(y % 2 == 0, 1, x), 0)
+    return np.where(y < 0, inverse, np.power(x, np.maximum(y, 0))).astype(x.dtype)
 
 
 def _pad(x: np.ndarray, start: tuple[int, ...], step: tuple[int, ...], shape: tuple[int, ...]) -> Any:

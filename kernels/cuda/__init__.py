@@ -1,0 +1,1 @@
+"""CUDA kernels: the CUDA C that generated sources call. Importing this package imports nothing else."""
