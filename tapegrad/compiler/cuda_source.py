@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.compiler.cuda_forms import ATOM, CHOICE, FORMS, INDEX_FORMS, OPERATIONS, UNARY, Form
-from tapegrad.compiler.layout import SUFFIXES, kernel_buffers, symbolic_sizes, walk
+from tapegrad.compiler.layout import SUFFIXES, buffers_of, symbolic_sizes, walk
 from tapegrad.errors import GraphError
 from tapegrad.ir.kernel import (
     INT64,
@@ -90,7 +90,7 @@ class Parameters:
 def kernel_parameters(kernel: Kernel) -> Parameters:
     """The parameters of a kernel, by first use."""
     taken: set[str] = set()
-    buffers = {buffer: _c_name(buffer.name, taken) for buffer in kernel_buffers(kernel)}
+    buffers = {buffer: _c_name(buffer.name, taken) for buffer in buffers_of(kernel.body)}
     written = {item.buffer for item in walk(kernel.body) if isinstance(item, (Store, AccumulateInto))}
     names: dict[Size, str] = {}
     for size in symbolic_sizes(kernel.body):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tapegrad.compiler.cuda_source import kernel_parameters, kernel_source, kernel_steps
-from tapegrad.compiler.layout import kernel_buffers
+from tapegrad.compiler.layout import buffers_of
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import Buffer, Kernel
 
@@ -35,7 +35,7 @@ def run_kernel(
         buffer: np.array(array, dtype=buffer.dtype).reshape(-1)
         for buffer, array in zip(kernel.reads, arrays, strict=False)
     }
-    for buffer in kernel_buffers(kernel):
+    for buffer in buffers_of(kernel.body):
         memory.setdefault(buffer, _garbage(buffer, symbols))
     parameters = kernel_parameters(kernel)
     status = np.zeros(1, np.int32)
