@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from llvmlite import binding, ir
@@ -53,41 +55,71 @@ def optimised(module: Any, symbols: Collection[str], machine: Any) -> Any:
     return module
 
 
-def _contexts() -> Contexts:
-    target = registry.cpu_target
-    return Contexts(target.typing_context, target.target_context)
+@dataclass(frozen=True)
+class NativeFunction:
+    """A Python function to be compiled, its C signature, and the name of its code."""
+
+    source: Callable[..., Any]
+    signature: Any
+    name: str
 
 
-def emit_module(source: Callable[..., Any], signature: Any, symbol: str) -> Any:
-    """The LLVM module of one C function, emitted in one walk; `Unsupported` where it is beyond that.
+@cache
+def _target() -> tuple[str, str]:
+    """The triple and the data layout of this machine."""
+    machine = target_machine()
+    return machine.triple, str(machine.target_data)
+
+
+def emit_module(functions: Mapping[str, NativeFunction]) -> str:
+    """The LLVM code of C functions, by their symbols, emitted in one walk; `Unsupported` where one is beyond that.
 
     As Numba does, every float operation without flags of its own gets those of `FASTMATH`.
     """
-    machine = target_machine()
-    module = ir.Module(symbol)
-    module.triple, module.data_layout = machine.triple, str(machine.target_data)
-    emit_function(module, symbol, source, signature, _contexts())
+    contexts = Contexts(registry.cpu_target.typing_context, registry.cpu_target.target_context)
+    module = ir.Module(next(iter(functions)))
+    module.triple, module.data_layout = _target()
+    for symbol, function in functions.items():
+        emit_function(module, symbol, function.source, function.signature, contexts)
     fastmathpass.rewrite_module(module, FastMathOptions(set(FASTMATH)))
-    return binding.parse_assembly(str(module))
+    return str(module)
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
-@_without_collector()
-def compile_module(source: Callable[..., Any], signature: Any, symbol: str) -> tuple[Any, Any]:
-    """The optimised LLVM module that defines one C function, and the machine it is for."""
-    try:
-        module = emit_module(source, signature, symbol)
-    except (Unsupported, NumbaError):
-        module = lower_with_numba(source, signature, symbol)
+def _lowered(functions: Mapping[str, NativeFunction]) -> Any:
+    """A module that defines the functions: its LLVM code, or the module itself where Numba's passes made it."""
+    with _without_collector():
+        try:
+            return emit_module(functions)
+        except (Unsupported, NumbaError):
+            first, *others = (lower_with_numba(f.source, f.signature, symbol) for symbol, f in functions.items())
+            for other in others:
+                first.link_in(other)
+            return first
+
+
+def compile_module(functions: Mapping[str, NativeFunction]) -> tuple[Any, Any]:
+    """The optimised LLVM module that defines C functions, by their symbols, and the machine it is for."""
+    lowered = _lowered(functions)
     machine = target_machine()
-    return optimised(module, {symbol}, machine), machine
+    module = binding.parse_assembly(lowered) if isinstance(lowered, str) else lowered
+    return optimised(module, functions, machine), machine
+
+
+def compile_together(functions: Sequence[NativeFunction]) -> tuple[ObjectCode, ...]:
+    """Compile functions to one object, which each of the results holds.
+
+    A symbol is the function's name and a random number, so that code of any two compilations, of this process or
+    another, can be loaded side by side.
+    """
+    number = secrets.token_hex(8)
+    module, machine = compile_module({f"{function.name}_{number}": function for function in functions})
+    code = machine.emit_object(module)
+    return tuple(ObjectCode(function.name, f"{function.name}_{number}", code) for function in functions)
 
 
 def compile_native(source: Callable[..., Any], signature: Any, name: str) -> ObjectCode:
     '''Compile a Python function with a C signature to object code.
-
-    The symbol is the name and a random number, so that code of any two compilations, of this process or another, can
-    be loaded side by side.
 
     Examples
     --------
@@ -116,11 +148,9 @@ def compile_native(source: Callable[..., Any], signature: Any, name: str) -> Obj
     >>> program(words.ctypes.data), y
     (0, array([0., 4., 6.], dtype=float32))
     '''
-    symbol = f"{name}_{secrets.token_hex(8)}"
-    module, machine = compile_module(source, signature, symbol)
-    return ObjectCode(name, symbol, machine.emit_object(module))
+    return compile_together([NativeFunction(source, signature, name)])[0]
 
 
 def llvm_code(source: Callable[..., Any], signature: Any) -> str:
     """The optimised LLVM code of a function, to be read."""
-    return str(compile_module(source, signature, "program")[0])
+    return str(compile_module({"program": NativeFunction(source, signature, "program")})[0])

@@ -22,7 +22,7 @@ from typing import Any
 from tapegrad import config
 from tapegrad.runtime.device import MachineCode
 
-_MAGIC = "tapegrad program 1"
+_MAGIC = "tapegrad program 2"
 _SUFFIX = ".program"
 _UNFINISHED = ".unfinished"
 
@@ -89,8 +89,9 @@ def program_key(content: str, identity: str, options: str = "") -> str:
 
 
 def _pack(metadata: dict[str, Any], source: str, code: Sequence[MachineCode]) -> bytes:
-    parts = [json.dumps(metadata | {"symbols": [[c.function, c.symbol] for c in code]}).encode(), source.encode()]
-    parts += [item.data for item in code]
+    objects = list(dict.fromkeys(item.data for item in code))
+    symbols = [[item.function, item.symbol, objects.index(item.data)] for item in code]
+    parts = [json.dumps(metadata | {"symbols": symbols}).encode(), source.encode(), *objects]
     body = b"".join(parts)
     head = {"format": _MAGIC, "lengths": list(map(len, parts)), "sha256": hashlib.sha256(body).hexdigest()}
     return json.dumps(head).encode() + b"\n" + body
@@ -107,9 +108,8 @@ def _unpack(data: bytes) -> Entry:
         parts.append(body[position : position + length])
         position += length
     metadata = json.loads(parts[0])
-    symbols = metadata.pop("symbols")
-    pairs = zip(symbols, parts[2:], strict=True)
-    code = tuple(MachineCode(function, symbol, part) for (function, symbol), part in pairs)
+    symbols, objects = metadata.pop("symbols"), parts[2:]
+    code = tuple(MachineCode(function, symbol, objects[number]) for function, symbol, number in symbols)
     return Entry(metadata, parts[1].decode(), code)
 
 

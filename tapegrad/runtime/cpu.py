@@ -103,18 +103,16 @@ def run_source(source: str, name: str) -> dict[str, Any]:
 
 
 def compile_source(source: str, functions: Sequence[str], name: str) -> tuple[MachineCode, ...]:
-    """Compile the functions of a printed program with Numba, each to object code of its own."""
+    """Compile the functions of a printed program with Numba to one object."""
     with _announced(name):
-        from tapegrad.kernels.cpu.native import compile_native
+        from tapegrad.kernels.cpu.native import NativeFunction, compile_together
         from tapegrad.kernels.cpu.pointers import BLOCK_PHASE, BLOCK_PROGRAM
 
         namespace = run_source(source, name)
-        compiled = [
-            compile_native(
-                namespace[function], BLOCK_PHASE if function.startswith("phase_") else BLOCK_PROGRAM, function
-            )
-            for function in functions
-        ]
+        signatures = [BLOCK_PHASE if function.startswith("phase_") else BLOCK_PROGRAM for function in functions]
+        compiled = compile_together(
+            [NativeFunction(namespace[f], kind, f) for f, kind in zip(functions, signatures, strict=True)]
+        )
     return tuple(MachineCode(item.name, item.symbol, item.code) for item in compiled)
 
 
@@ -131,8 +129,8 @@ class NativeCode:
 
         # An engine of its own, which owns the machine and the empty module: it goes when the program goes.
         engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
-        for item in code:
-            engine.add_object_file(binding.ObjectFileRef.from_data(item.data))
+        for data in dict.fromkeys(item.data for item in code):
+            engine.add_object_file(binding.ObjectFileRef.from_data(data))
         engine.finalize_object()
         self.addresses = {item.function: int(engine.get_function_address(item.symbol)) for item in code}
         if not all(self.addresses.values()):

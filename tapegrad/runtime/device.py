@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class MachineCode:
-    """One compiled function: its name in the source, its symbol in the object code, the object code."""
+    """One compiled function: its name in the source, its symbol, and the object code, which several may share."""
 
     function: str
     symbol: str

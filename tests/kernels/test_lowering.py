@@ -18,10 +18,11 @@ from tests.kernels.support import compile_program, words_of
 if not COMPILED:
     pytest.skip("looks at compilation; the JIT is disabled", allow_module_level=True)
 
+from llvmlite import binding
 from numba import njit
 
 from tapegrad.kernels.cpu.lowering import Unsupported
-from tapegrad.kernels.cpu.native import emit_module, optimised
+from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module, optimised
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
 from tapegrad.kernels.cpu.objects import ObjectCode, load, target_machine
 
@@ -46,6 +47,7 @@ def program_of(*lines: str) -> Callable[[Any], int]:
 LANGUAGE = {
     "arithmetic": ["for i in range(n):", "    y[i] = (x[i] + f32(1)) * x[i] - x[i] / f32(3)", "    q[i] = p[i] * 2"],
     "comparisons": ["for i in range(n):", "    b[i] = (x[i] < f32(1)) | (p[i] >= 2) & (p[i] != 3)"],
+    "bits": ["for i in range(n):", "    q[i] = (p[i] << 3 | 1) ^ (p[i] >> 1) & 7"],
     "not": ["for i in range(n):", "    b[i] = not p[i]", "    y[i] = -x[i]", "    q[i] = -p[i]"],
     "mixed integers": ["for i in range(n):", "    q[i] = p[i] + i32(7)", "    b[i] = u8(3) == p[i]"],
     "mixed floats": ["for i in range(n):", "    y[i] = f32(x[i] + f64(0.1))"],
@@ -85,6 +87,14 @@ def buffers() -> list[np.ndarray]:
     return [x, np.full_like(x, 9), p, np.full_like(p, -1), p % 2 == 0]
 
 
+def emitted(program: Callable[..., Any], signature: Any, symbol: str) -> str:
+    return emit_module({symbol: NativeFunction(program, signature, symbol)})
+
+
+def walked(program: Callable[..., Any], signature: Any, symbol: str) -> Any:
+    return binding.parse_assembly(emitted(program, signature, symbol))
+
+
 def run(program: Callable[[Any], int], through: Callable[..., Any]) -> list[Any]:
     """The status and all buffers after a run of the program, compiled on one of the two ways."""
     symbol = "program_under_test"
@@ -100,9 +110,9 @@ def run(program: Callable[[Any], int], through: Callable[..., Any]) -> list[Any]
 def test_a_program_does_what_it_does_when_numba_types_and_lowers_it(construct: str) -> None:
     program = program_of(*LANGUAGE[construct])
     program.__globals__.update(NAMES_OF_TESTS)
-    walked, by_numba = run(program, emit_module), run(program, lower_with_numba)
-    assert any(np.any(after != before) for after, before in zip(walked[1:], buffers(), strict=True))
-    for one, other in zip(walked, by_numba, strict=True):
+    by_walk, by_numba = run(program, walked), run(program, lower_with_numba)
+    assert any(np.any(after != before) for after, before in zip(by_walk[1:], buffers(), strict=True))
+    for one, other in zip(by_walk, by_numba, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -118,7 +128,7 @@ def test_what_is_beyond_the_language_is_left_to_numba(construct: str) -> None:
     program = program_of(*BEYOND[construct])
     program.__globals__.update(abs=abs)
     with pytest.raises(Unsupported):
-        emit_module(program, BLOCK_PROGRAM, "program")
+        emitted(program, BLOCK_PROGRAM, "program")
     arrays = buffers()
     assert compile_program(program)(words_of(arrays[0].size, *arrays)) == 0
     assert arrays[3][0] in (1, 2, 6)
@@ -127,4 +137,17 @@ def test_what_is_beyond_the_language_is_left_to_numba(construct: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_library_functions_are_within_the_language(name: str) -> None:
     row = FUNCTIONS[name]
-    assert name in str(emit_module(row.source(), row.signature, name))
+    assert f'@"{name}"' in emitted(row.source(), row.signature, name)
+
+
+@pytest.mark.parametrize("second", ["q[0] = 2", "q[0] = abs(-2)"])
+def test_functions_that_are_compiled_together_share_one_object(second: str) -> None:
+    programs = [program_of("q[0] = 1"), program_of(second)]
+    programs[1].__globals__.update(abs=abs)
+    one, two = compile_together([NativeFunction(p, BLOCK_PROGRAM, f"part_{k}") for k, p in enumerate(programs)])
+    assert one.code is two.code
+    for number, code in enumerate((one, two), 1):
+        arrays = buffers()
+        address = load(code)
+        ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)(words_of(arrays[0].size, *arrays).ctypes.data)
+        assert arrays[3][0] == number
