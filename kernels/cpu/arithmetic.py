@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, NUMPY_TYPES, declare
 from tapegrad.kernels.cpu.rare_calls import call_rarely
+from tapegrad.kernels.cpu.vectors import host_fuses
 
 _FLAGS = ("contract", "nsz")
 
@@ -171,9 +172,15 @@ class EmittedArithmetic:
     def from_bits(self, bits: Emitted) -> Emitted:
         return self._wrap(self.builder.bitcast(bits.value, self._float))
 
-    def from_integer(self, bits: Emitted) -> Emitted:
-        """The float equal to the bits read as a signed integer."""
-        return self._wrap(self.builder.sitofp(bits.value, self._float))
+    @property
+    def fused(self) -> bool:
+        """Whether ``a * b + c`` rounds once."""
+        return host_fuses()
+
+    def is_negative(self, x: Emitted) -> Emitted:
+        """Whether the sign bit is set."""
+        bits = self.bits(x).value
+        return self._wrap(self.builder.icmp_signed("<", bits, ir.Constant(bits.type, 0)))
 
     def absolute(self, x: Emitted) -> Emitted:
         return self._call(f"llvm.fabs.{self.format.suffix}", x)
@@ -224,7 +231,6 @@ class NumpyArithmetic:
         self.format = FORMATS[suffix]
         self._float = NUMPY_TYPES[suffix]
         self._unsigned: Any = {32: np.uint32, 64: np.uint64}[self.format.width]
-        self._signed: Any = {32: np.int32, 64: np.int64}[self.format.width]
 
     def constant(self, number: float) -> Any:
         return self._float(number)
@@ -239,8 +245,12 @@ class NumpyArithmetic:
     def from_bits(self, bits: Any) -> Any:
         return np.asarray(bits, self._unsigned).view(self._float)[()]
 
-    def from_integer(self, bits: Any) -> Any:
-        return np.asarray(bits, self._unsigned).view(self._signed).astype(self._float)[()]
+    @property
+    def fused(self) -> bool:
+        return False
+
+    def is_negative(self, x: Any) -> Any:
+        return np.signbit(x)
 
     def absolute(self, x: Any) -> Any:
         return np.abs(x)

@@ -1,9 +1,9 @@
 """Elementary functions that LLVM vectorises in plain loops.
 
-Each function is written once over an arithmetic (see `arithmetic`), for float32 and float64, without branches;
-compiled, it is one inlined LLVM function of the program's module. Only `power` of float64 and sines of huge angles call
-libm. Errors stay within 2 units in the last place in float32 and 4 in float64, with NumPy's values at 0, infinities,
-NaN and subnormal numbers.
+Each function is written once over an arithmetic (see `arithmetic`), for float32 and float64, without branches, with few
+operations and short chains of them; compiled, it is one inlined LLVM function of the program's module. Only `power` of
+float64 and sines of huge angles call libm. Errors stay within 2 units in the last place in float32 and 4 in float64,
+with NumPy's values at 0, infinities, NaN and subnormal numbers.
 
 The polynomials are minimax approximations, found by the Remez exchange in 50-digit arithmetic.
 """
@@ -22,160 +22,194 @@ from numba.core.errors import NumbaTypeError
 from tapegrad.kernels.cpu.arithmetic import Emitted, EmittedArithmetic, Format, NumpyArithmetic
 from tapegrad.kernels.cpu.intrinsics import LLVM_TYPES, is_float, is_signed, require_float, require_same, with_twin
 
-# (exp(r) - 1 - r) / r^2 for |r| <= 0.354
+# (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2
 _EXP = {
-    "f32": (0.5, 0.166666672, 0.0416662358, 0.00833325833, 0.00139483786, 0.000199214774),
+    "f32": (0.5, 0.16666518, 0.041666206, 0.008368953, 0.0013950602),
     "f64": (
-        0.5, 0.16666666666666688, 0.041666666666666734, 0.008333333333313906, 0.0013888888888853453,
-        0.000198412699040607, 2.480158738246547e-05, 2.755722726393689e-06, 2.755722657404781e-07,
-        2.511465931695372e-08, 2.092888571754755e-09,
+        0.5000000000000013, 0.166666666666667, 0.04166666666651441, 0.008333333333306985, 0.0013888888947308517,
+        0.00019841269917880743, 2.4801489612039468e-05, 2.7557215849627225e-06, 2.763140696794724e-07,
+        2.5118004533445424e-08,
     ),
 }  # fmt: skip
-# (log((1 + s) / (1 - s)) - 2 s) / s^3 in s^2 <= 0.0295
-_LOG = {
-    "f32": (0.666666687, 0.400001228, 0.285506994, 0.233334184),
-    "f64": (
-        0.666666666666667, 0.3999999999989789, 0.2857142862665141, 0.22222211031749325, 0.18182896207631685,
-        0.15331497764506818, 0.1461909699201228,
-    ),
-}  # fmt: skip
-# (tanh(x) - x) / x^3 in x^2 <= 0.3906
-_TANH = {
-    "f32": (-0.333333313, 0.133332118, -0.0539474711, 0.0217042174, -0.00818540808, 0.00214979565),
-    "f64": (
-        -0.3333333333333333, 0.13333333333333183, -0.053968253968142144, 0.021869488532034, -0.008863235440784129,
-        0.00359212680054479, -0.0014558228007679115, 0.000589951768402887, -0.00023877957630175819,
-        9.57714614849881e-05, -3.6656206716462445e-05, 1.1821529699519316e-05, -2.282251188234935e-06,
-    ),
-}  # fmt: skip
-# erf(x) / x - 1 in x^2 <= 1
+# float32: (log(1 + f) - f + f^2 / 2) / f^3 for sqrt(1/2) <= 1 + f <= sqrt(2)
+_LOG_SINGLE = (
+    0.3333333, -0.2500082, 0.20001228, -0.1662336, 0.14201744, -0.13160151, 0.12761645, -0.07634649,
+)  # fmt: skip
+# float64: (log((1 + s) / (1 - s)) - 2 s) / s^3 in s^2 <= 0.0295
+_LOG_DOUBLE = (
+    0.666666666666667, 0.3999999999989789, 0.2857142862665141, 0.22222211031749325, 0.18182896207631685,
+    0.15331497764506818, 0.1461909699201228,
+)  # fmt: skip
+# float32: (tanh(x) - x) / x^3 in x^2 <= 0.3906
+_TANH = (-0.333333313, 0.133332118, -0.0539474711, 0.0217042174, -0.00818540808, 0.00214979565)
+# -log(erfc(x)) / x^2 - slope / x for 0 <= x up to where erf is 1; the slope at 0 is 2 / sqrt(pi), in two parts
 _ERF = {
     "f32": (
-        0.128379166, -0.376126379, 0.112837829, -0.0268654395, 0.00522105396, -0.000848437427, 0.00011267879,
-        -9.671915e-06,
+        0.6366195, 0.1027768, -0.019149596, -0.00016635757, 0.0016726515, -0.00063576765, 0.00011842881, -9.341079e-06,
     ),
     "f64": (
-        0.1283791670955126, -0.37612638903183754, 0.1128379167095512, -0.02686617064512984, 0.0052239776254232526,
-        -0.0008548327021930222, 0.00012055332902623868, -1.4925647557918419e-05, 1.6462045212407208e-06,
-        -1.6364638507424805e-07, 1.479236271232909e-08, -1.216430220113343e-09, 8.708051562158855e-11,
-        -4.229268935881067e-12,
+        0.6366197723676097, 0.10277260329983268, -0.01912844695445051, -0.00020919535652193954, 0.0016962115511850106,
+        -0.0005901520483465357, 2.597355522246949e-05, 6.424386862755273e-05, -2.9237488643813676e-05,
+        2.674087795427792e-06, 3.6975854197095096e-06, -2.5428613454387585e-06, 9.291709426980892e-07,
+        -2.136828310868236e-07, 2.4667501208512174e-08, 2.5552653090840815e-09, -1.8632784983533425e-09,
+        4.414235371380397e-10, -6.30942975911532e-11, 5.720978771911623e-12, -3.0535490787316213e-13,
+        7.350965104114506e-15,
     ),
 }  # fmt: skip
-# erfc(x) * exp(x^2) in u = 2 / (2 + x), for 1 <= x <= 4.1 and 1 <= x <= 6
-_ERFC = {
-    "f32": (
-        -0.000148936393, 0.284833461, 0.260195255, 0.346003026, -0.0998073295, 0.558476865, -0.467871487, 0.118365645,
-    ),
-    "f64": (
-        -2.03230995976969e-08, 0.2820957148918539, 0.28207513747965246, 0.2470934425282963, 0.1739023991388288,
-        0.10019150670841387, -0.09038452857846822, 0.2941657349334986, -1.1831193028789562, 2.8712788393260547,
-        -5.703038599010898, 8.969564934304094, -10.420211855318753, 8.675306052366805, -5.055241083410115,
-        1.969720590578143, -0.46333960669010615, 0.049940559541799046,
-    ),
-}  # fmt: skip
-_ERF_END = {"f32": 4.1, "f64": 6.0}
+_ERF_SLOPE = {
+    "f32": (1.128379225730896, -5.863538342219759e-08),
+    "f64": (1.1283791670955126, 1.533545961316588e-17),
+}
+_ERF_END = {"f32": 3.92, "f64": 5.92}
 # (sin(r) - r) / r^3 and (cos(r) - 1 + r^2 / 2) / r^4 in r^2 <= (pi / 4)^2
-_SIN = (
-    -0.16666666666666666, 0.008333333333333331, -0.0001984126984126502, 2.755731921930353e-06, -2.5052106220024738e-08,
-    1.605852964458105e-10, -7.586580487904591e-13,
-)  # fmt: skip
-_COS = (
-    0.041666666666666664, -0.0013888888888888887, 2.480158730158462e-05, -2.7557319221382924e-07,
-    2.0876755784145613e-09, -1.1470459785853874e-11, 4.74580684080215e-14,
-)  # fmt: skip
+_SIN = {
+    "f32": (-0.16666655, 0.008332173, -0.00019516655),
+    "f64": (
+        -0.16666666666666632, 0.008333333333322316, -0.0001984126982972523, 2.7557313662068478e-06,
+        -2.5050753266718596e-08, 1.5896505100539e-10,
+    ),
+}  # fmt: skip
+_COS = {
+    "f32": (0.041666646, -0.0013887362, 2.4437746e-05),
+    "f64": (
+        0.0416666666666666, -0.001388888888887399, 2.480158728939501e-05, -2.7557314326052583e-07,
+        2.0875719561408245e-09, -1.1359448808573787e-11,
+    ),
+}  # fmt: skip
 
 # ln 2 in two parts: the first has so few bits that its product with any exponent is exact.
 _LN2 = {"f32": (0.693145751953125, 1.42860682031e-06), "f64": (0.6931471803691238, 1.9082149292705877e-10)}
-# pi / 2 in three parts of 33, 33 and 53 bits.
-_HALF_PI = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
-_LARGE_ANGLE = 1e6
+# pi / 2 in three parts. In float64 the first two have 33 bits, so that their products with a count of turns are exact;
+# in float32 all have 24, for machines whose multiply-add rounds once.
+_HALF_PI = {
+    "f32": (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15),
+    "f64": (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21),
+}
+_LARGE_ANGLE = {"f32": 1e5, "f64": 1e6}
 
-# Where exp reaches infinity and 0.
+# Where exp reaches infinity and 0, and where expm1 reaches -1 and tanh 1.
 _EXP_RANGE = {"f32": (-104.5, 89.0), "f64": (-746.0, 710.0)}
+_TANH_END = {"f32": 10.0, "f64": 20.0}
 
 
 def _polynomial(x: Any, coefficients: tuple[float, ...]) -> Any:
-    """Horner's rule, lowest coefficient first."""
-    total = x * coefficients[-1] + coefficients[-2]
-    for coefficient in coefficients[-3::-1]:
-        total = total * x + coefficient
+    """Estrin's scheme, lowest coefficient first.
+
+    A vector loop waits for its longest chain of dependent operations: this one is as long as the logarithm of the
+    degree, where Horner's rule has one as long as the degree.
+    """
+    terms: list[Any] = list(coefficients)
+    while len(terms) > 3:
+        paired = [low + x * high for low, high in zip(terms[::2], terms[1::2], strict=False)]
+        terms = paired + terms[len(paired) * 2 :]
+        x = x * x
+    total = terms.pop()
+    while terms:
+        total = terms.pop() + x * total
     return total
 
 
-def _reduce_exp(m: Any, x: Any) -> tuple[Any, Any, Any, Any]:
-    """(r, its rounding error, first, second) with exp(x) = exp(r + error) * 2^(first + second - 2 bias)."""
+def _near_zero(m: Any, x: Any, turn: float) -> tuple[Any, Any, Any, Any]:
+    """(first, second, r, bits) with x = first + second + n ln 2, r about first + second and |r| <= ln(2) / 2.
+
+    The low bits are n + turn.
+    """
+    shift = m.format.rounding_shift + turn
+    shifted = x * (1 / math.log(2)) + shift
+    n = shifted - shift
+    high, low = _LN2[m.format.suffix]
+    first = x - n * high
+    second = n * -low
+    return first, second, first - n * low, m.bits(shifted)
+
+
+def _exp_tail(m: Any, second: Any, r: Any) -> Any:
+    """exp(first + second) - 1 - first."""
+    return r * r * _polynomial(r, _EXP[m.format.suffix]) + second
+
+
+def _halves(m: Any, bits: Any) -> tuple[Any, Any]:
+    """Two powers of two whose product is 2^n, for low bits n + 2 bias; one alone could be too large or too small."""
     form: Format = m.format
-    low, high = _EXP_RANGE[form.suffix]
-    x = m.select(x > high, high, m.select(x < low, low, x))
-    shifted = x * (1 / math.log(2)) + form.rounding_shift
-    n = shifted - form.rounding_shift
-    ln2_high, ln2_low = _LN2[form.suffix]
-    near = x - n * ln2_high
-    r = near - n * ln2_low
-    error = (near - r) - n * ln2_low
-    exponent = m.bits(shifted) - m.bits(m.constant(form.rounding_shift)) + 2 * form.bias
-    first = exponent >> 1
-    return r, error, first, exponent - first
+    exponent = (1 << form.exponent_bits) - 1 << form.mantissa_bits
+    first = (bits << (form.mantissa_bits - 1)) & exponent
+    return m.from_bits(first), m.from_bits((bits << form.mantissa_bits) - first)
 
 
-def _power_of_two(m: Any, biased: Any) -> Any:
-    return m.from_bits(biased << m.format.mantissa_bits)
+def _reciprocal(m: Any, power: Any) -> Any:
+    """1 / power for a power of two."""
+    one = m.bits(m.constant(1.0))
+    return m.from_bits(one + one - m.bits(power))
 
 
-def _exp_with_error(m: Any, x: Any) -> tuple[Any, Any]:
-    """exp(x) and what its last rounding left out."""
-    r, error, first, second = _reduce_exp(m, x)
-    above_one = r + (r * r * _polynomial(r, _EXP[m.format.suffix]) + error)
-    y = above_one + 1.0
-    first_factor, second_factor = _power_of_two(m, first), _power_of_two(m, second)
-    rest = above_one - (y - 1.0)
-    return y * first_factor * second_factor, rest * first_factor * second_factor
+def _clamped(m: Any, x: Any, low: float, high: float) -> Any:
+    x = m.select(x < low, low, x)
+    return m.select(x > high, high, x)
 
 
 def _exp(m: Any, x: Any) -> Any:
-    return _exp_with_error(m, x)[0]
+    x = _clamped(m, x, *_EXP_RANGE[m.format.suffix])
+    _, _, r, bits = _near_zero(m, x, 2 * m.format.bias)
+    first, second = _halves(m, bits)
+    return (r * r * _polynomial(r, _EXP[m.format.suffix]) + r + 1.0) * first * second
 
 
 def _expm1(m: Any, x: Any) -> Any:
     """2^n (exp(r) - 1) + (2^n - 1), with 2^n in two factors so that neither overflows."""
-    r, error, first, second = _reduce_exp(m, x)
-    p = r + (r * r * _polynomial(r, _EXP[m.format.suffix]) + error)
-    scale = _power_of_two(m, first)
-    one = _power_of_two(m, 2 * m.format.bias - second)
-    return (scale * p + (scale - one)) * _power_of_two(m, second)
+    x = _clamped(m, x, *_EXP_RANGE[m.format.suffix])
+    first, rest, r, bits = _near_zero(m, x, 2 * m.format.bias)
+    scale, second = _halves(m, bits)
+    nearly = scale * first + (scale - _reciprocal(m, second))
+    return (scale * _exp_tail(m, rest, r) + nearly) * second
 
 
-def _split_log(m: Any, x: Any) -> tuple[Any, Any]:
-    """(k, f) with x = 2^k (1 + f) and 1 + f between sqrt(1/2) and sqrt(2), for normal x."""
+def _expm1_within(m: Any, x: Any) -> Any:
+    """expm1 where neither the result nor 2^n leaves the normal numbers."""
+    first, second, r, bits = _near_zero(m, x, m.format.bias)
+    scale = m.from_bits(bits << m.format.mantissa_bits)
+    return scale * _exp_tail(m, second, r) + (scale * first + (scale - 1.0))
+
+
+def _split_log(m: Any, x: Any, places: Any) -> tuple[Any, Any]:
+    """(k, f) with x = 2^(k + places) (1 + f) and 1 + f between sqrt(1/2) and sqrt(2), for normal x."""
     form: Format = m.format
     one = form.bias << form.mantissa_bits
     half_root = int(np.array(math.sqrt(0.5), f"f{form.width // 8}").view(f"u{form.width // 8}"))
     shifted = m.bits(x) + (one - half_root)
-    k = m.from_integer((shifted >> form.mantissa_bits) - form.bias)
+    # The exponent becomes the low bits of a large number.
+    large = 2.0**form.mantissa_bits
+    k = m.from_bits((shifted >> form.mantissa_bits) | m.bits(m.constant(large))) - (places + (large + form.bias))
     return k, m.from_bits((shifted & ((1 << form.mantissa_bits) - 1)) + half_root) - 1.0
 
 
 def _assemble_log(m: Any, k: Any, f: Any, correction: Any) -> Any:
     """k ln 2 + log(1 + f) + correction."""
+    ln2_high, ln2_low = _LN2[m.format.suffix]
+    square = f * f
+    rest = k * ln2_low + correction
+    if m.format.suffix == "f32":
+        tail = square * f * _polynomial(f, _LOG_SINGLE) + rest
+        return k * ln2_high + ((tail - square * 0.5) + f)
     s = f / (f + 2.0)
     z = s * s
-    half_square = f * f * 0.5
-    ln2_high, ln2_low = _LN2[m.format.suffix]
-    tail = s * (half_square + z * _polynomial(z, _LOG[m.format.suffix])) + (k * ln2_low + correction)
+    half_square = square * 0.5
+    tail = s * (z * _polynomial(z, _LOG_DOUBLE) + half_square) + rest
     return k * ln2_high - ((half_square - tail) - f)
 
 
 def _at_log_borders(m: Any, x: Any, argument: Any, usual: Any) -> Any:
+    """The logarithm of infinity and NaN is itself, of a negative number NaN, of 0 -infinity."""
     usual = m.select(x < math.inf, usual, x)
-    return m.select(argument > 0.0, usual, m.select(argument == 0.0, m.constant(-math.inf), math.nan))
+    usual = m.select(m.is_negative(argument), math.nan, usual)
+    return m.select(argument == 0.0, -math.inf, usual)
 
 
 def _log(m: Any, x: Any) -> Any:
     form: Format = m.format
     subnormal = x < form.smallest_normal
     places = form.mantissa_bits + 1
-    k, f = _split_log(m, m.select(subnormal, x * 2.0**places, x))
-    k = m.select(subnormal, k - float(places), k)
+    larger = m.select(subnormal, x * 2.0**places, x)
+    k, f = _split_log(m, larger, m.select(subnormal, m.constant(float(places)), 0.0))
     return _at_log_borders(m, x, x, _assemble_log(m, k, f, 0.0))
 
 
@@ -183,7 +217,7 @@ def _log1p(m: Any, x: Any) -> Any:
     total = x + 1.0
     rounded = total - 1.0
     error = (x - rounded) + (1.0 - (total - rounded))
-    k, f = _split_log(m, total)
+    k, f = _split_log(m, total, 0.0)
     near_one = k == 0.0
     f = m.select(near_one, x, f)
     correction = m.select(near_one, 0.0, error / total)
@@ -195,60 +229,70 @@ def _sqrt(m: Any, x: Any) -> Any:
 
 
 def _tanh(m: Any, x: Any) -> Any:
+    """e / (e + 2) with e = expm1(2 |x|); in float32, whose limit is 2 units, that is too far off for small x."""
+    end = _TANH_END[m.format.suffix]
     size = m.absolute(x)
+    size = m.select(size > end, end, size)
+    above = _expm1_within(m, size + size)
+    if m.format.suffix == "f64":
+        return m.copysign(above / (above + 2.0), x)
     z = x * x
-    small = x * z * _polynomial(z, _TANH[m.format.suffix]) + x
-    large = 1.0 - 2.0 / (_exp(m, size + size) + 1.0)
+    small = x * z * _polynomial(z, _TANH) + x
+    large = 1.0 - 2.0 / (above + 2.0)
     return m.select(size < 0.625, small, m.copysign(large, x))
 
 
 def _sigmoid(m: Any, x: Any) -> Any:
-    """numerator / (1 + e) with e = exp(-|x|), which never overflows, corrected for what e and 1 + e round off."""
-    e, e_error = _exp_with_error(m, -m.absolute(x))
-    left = x < 0.0
-    denominator = e + 1.0
-    denominator_error = (e - (denominator - 1.0)) + e_error
-    quotient = m.select(left, e, 1.0) / denominator
-    reciprocal = m.select(left, 1.0 - quotient, quotient)
-    return quotient + (m.select(left, e_error, 0.0) - quotient * denominator_error) * reciprocal
+    """1 / (1 + exp(-x)), with the power of two in exp(-x) in two factors, so that small results lose no bits."""
+    low, high = _EXP_RANGE[m.format.suffix]
+    near, small, r, bits = _near_zero(m, -_clamped(m, x, low, -low), 2 * m.format.bias)
+    above_one = _exp_tail(m, small, r) + near
+    scale, second = _halves(m, bits)
+    rest = _reciprocal(m, second)
+    # (exp(-x) + 1) / second is scale * above_one + scale + rest, added so that only one rounding counts.
+    is_large = scale > rest
+    first, last = m.select(is_large, rest, m.constant(0.0)), m.select(is_large, scale, scale + rest)
+    return 1.0 / ((scale * above_one + first) + last) * rest
 
 
 def _erf(m: Any, x: Any) -> Any:
+    """-expm1(log(erfc |x|)): that logarithm is x times a smooth function."""
     suffix = m.format.suffix
-    size = m.absolute(x)
     end = _ERF_END[suffix]
+    size = m.absolute(x)
     size = m.select(size > end, end, size)
-    z = size * size
-    small = x * _polynomial(z, _ERF[suffix]) + x
-    u = 2.0 / (size + 2.0)
-    large = 1.0 - _exp(m, -z) * _polynomial(u, _ERFC[suffix])
-    return m.select(size < 1.0, small, m.copysign(large, x))
+    slope, slope_rest = _ERF_SLOPE[suffix]
+    exponent = (size * _polynomial(size, _ERF[suffix]) + slope_rest) * size + size * slope
+    return m.copysign(_expm1_within(m, -exponent), x)
 
 
 def _circular(m: Any, x: Any, quarter_turns: int) -> Any:
-    """sin(x + quarter_turns * pi / 2) for |x| below a million, in double."""
+    """sin(x + quarter_turns * pi / 2) for angles that are not large."""
     form: Format = m.format
     shifted = x * (2 / math.pi) + form.rounding_shift
     n = shifted - form.rounding_shift
-    first, second, third = _HALF_PI
+    first, second, third = _HALF_PI[form.suffix]
     r = ((x - n * first) - n * second) - n * third
     z = r * r
-    sine = r * z * _polynomial(z, _SIN) + r
-    cosine = 1.0 - (z * 0.5 - z * z * _polynomial(z, _COS))
+    sine = r * z * _polynomial(z, _SIN[form.suffix]) + r
+    cosine = (1.0 - z * 0.5) + z * z * _polynomial(z, _COS[form.suffix])
     quadrant = m.bits(shifted) + quarter_turns
-    y = m.select((quadrant & 1) == 0, sine, cosine)
-    return m.select((quadrant & 2) == 0, y, -y)
+    y = m.select(m.is_negative(m.from_bits(quadrant << (form.width - 1))), cosine, sine)
+    return m.from_bits(m.bits(y) ^ ((quadrant << (form.width - 2)) & (1 << (form.width - 1))))
 
 
 def _turned(name: str, quarter_turns: int) -> Callable[[Any, Any], Any]:
-    """sin or cos: computed in double; an angle of a million or more goes to libm."""
+    """sin or cos; a large angle goes to libm.
+
+    float32 without a multiply-add that rounds once is computed in double.
+    """
 
     def function(m: Any, x: Any) -> Any:
-        if m.format.suffix == "f64":
+        if m.format.suffix == "f64" or m.fused:
             usual = _circular(m, x, quarter_turns)
         else:
             usual = m.from_double(_circular(m.in_double(), m.to_double(x), quarter_turns))
-        return m.unless(m.absolute(x) > _LARGE_ANGLE, usual, name, x)
+        return m.unless(m.absolute(x) > _LARGE_ANGLE[m.format.suffix], usual, name, x)
 
     return function
 

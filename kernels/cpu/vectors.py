@@ -26,6 +26,16 @@ def host_vector_bytes() -> int:
     return 32 if features.get("avx") else 16
 
 
+@cache
+def host_fuses() -> bool:
+    """Whether this machine multiplies and adds with one rounding."""
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:
+        return False
+    return bool(features.get("fma") or features.get("neon"))
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Vectors of `lanes` elements of one floating dtype ("f32" or "f64")."""
