@@ -16,6 +16,7 @@ from tapegrad.models.module import Module, Parameter
 from tapegrad.operators import matmul
 from tapegrad.primitives import shape_text
 from tapegrad.recording import TensorLike, as_dtype, as_tensor
+from tapegrad.templates import composite
 from tapegrad.tensor import Tensor
 
 
@@ -81,19 +82,26 @@ class Linear(Module):
 
     def forward(self, x: TensorLike) -> Tensor:
         """The linear map of the last axis of ``x``, shape ``(..., in_features)``."""
-        x = as_tensor(x, self.weight.dtype)
-        shape = x._entry.shape
-        if not shape or sizes.unify(shape[-1], self.in_features) is None:
-            raise ShapeError(
-                f"Linear({self.in_features}, {self.out_features}): the input has shape {shape_text(shape)}; "
-                f"its last axis must be in_features = {self.in_features}"
-            )
-        product = matmul(x, functions.transpose(self.weight))
-        return product if self.bias is None else product + self.bias
+        weight, bias = self._parameters["weight"], self._parameters["bias"]
+        assert weight is not None
+        return _linear(as_tensor(x, weight._entry.dtype), weight, bias)
 
     def extra_repr(self) -> str:
         """The sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+@composite
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    shape = x._entry.shape
+    outputs, inputs = weight._entry.shape
+    if not shape or sizes.unify(shape[-1], inputs) is None:
+        raise ShapeError(
+            f"Linear({inputs}, {outputs}): the input has shape {shape_text(shape)}; "
+            f"its last axis must be in_features = {inputs}"
+        )
+    product = matmul(x, functions.transpose(weight))
+    return product if bias is None else product + bias
 
 
 class Dropout(Module):

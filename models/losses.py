@@ -19,11 +19,13 @@ from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.recording import TensorLike, as_tensor, record, to_floating
+from tapegrad.templates import composite
 from tapegrad.tensor import Tensor
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@composite
 def mse_loss(prediction: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
     """The squared error ``(prediction - target) ** 2``.
 
@@ -58,6 +60,7 @@ def mse_loss(prediction: TensorLike, target: TensorLike, reduction: str = "mean"
     return _reduce(difference * difference, reduction, "mse_loss")
 
 
+@composite
 def sse_loss(prediction: TensorLike, target: TensorLike, reduction: str = "sum") -> Tensor:
     """The squared error, summed unless ``reduction`` says otherwise; else as `mse_loss`.
 
@@ -72,6 +75,7 @@ def sse_loss(prediction: TensorLike, target: TensorLike, reduction: str = "sum")
     return _reduce(difference * difference, reduction, "sse_loss")
 
 
+@composite
 def l1_loss(prediction: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
     """The absolute error ``|prediction - target|``; its derivative at 0 is 0. Else as `mse_loss`.
 
@@ -85,6 +89,7 @@ def l1_loss(prediction: TensorLike, target: TensorLike, reduction: str = "mean")
     return _reduce(functions.absolute(prediction - target), reduction, "l1_loss")
 
 
+@composite
 def binary_cross_entropy(prediction: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
     """``-(target * log(prediction) + (1 - target) * log(1 - prediction))``, each logarithm at least -100.
 
@@ -128,6 +133,7 @@ def binary_cross_entropy(prediction: TensorLike, target: TensorLike, reduction: 
     return _reduce(losses, reduction, "binary_cross_entropy")
 
 
+@composite
 def binary_cross_entropy_with_logits(prediction: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
     """`binary_cross_entropy` of ``sigmoid(prediction)``, without overflow or loss of digits.
 
@@ -166,6 +172,7 @@ def binary_cross_entropy_with_logits(prediction: TensorLike, target: TensorLike,
     return _reduce(losses, reduction, operation)
 
 
+@composite
 def cross_entropy(
     prediction: TensorLike, target: TensorLike, reduction: str = "mean", label_smoothing: float = 0.0
 ) -> Tensor:
@@ -225,6 +232,7 @@ def cross_entropy(
     return _reduce(losses, reduction, "cross_entropy")
 
 
+@composite
 def nll_loss(prediction: TensorLike, target: TensorLike, reduction: str = "mean") -> Tensor:
     """Minus the prediction at the label; ``prediction`` holds logarithms of probabilities (`LogSoftmax`).
 

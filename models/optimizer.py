@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from tapegrad.models.module import Parameter, assign, clear_gradients
 from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import INT64
 from tapegrad.recording import record, weak_scalar
+from tapegrad.templates import Update, run_update, write_update
 from tapegrad.tensor import Tensor
 
 
@@ -74,6 +75,8 @@ class Optimizer:
         self._count_of: list[int] = []
         #: What the parameters of one step share, recorded once.
         self._shared: dict[Hashable, Any] = {}
+        #: The step written down, with what it was written for.
+        self._written: tuple[tuple[Any, ...], Update] | None = None
         flatten_storage(self.params)
         for name, value in hyperparameters.items():
             setattr(self, name, value)
@@ -83,6 +86,10 @@ class Optimizer:
         object.__setattr__(self, name, value)
         if not isinstance(getattr(type(self), name, None), Hyperparameter | property):
             structure.bump()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is written down belongs to these Tensors; a copy writes its own.
+        return {**self.__dict__, "_written": None}
 
     # Hyperparameters ------------------------------------------------------------------------------------------
 
@@ -167,24 +174,39 @@ class Optimizer:
         GradientError
             Where a jitted step has used a gradient up.
         """
-        trace = tape.local.trace
+        state = tape.local.state
+        gradients = [parameter.grad for parameter in self.params]
+        if self._counts:
+            self._split_counts([index for index, gradient in enumerate(gradients) if gradient is not None])
+        if state.trace is not None:
+            self._record_step(gradients)
+            state.trace.consumed |= {id(p) for p, g in zip(self.params, gradients, strict=True) if g is not None}
+            return
+        if not hasattr(self._update, "replayable"):
+            self._record_step(gradients)
+            tape.run()
+            return
+        present = [gradient for gradient in gradients if gradient is not None]
+        kinds = [None if gradient is None else gradient._entry.dtype.char for gradient in gradients]
+        key = (structure.epoch(), *kinds)
+        if self._written is None or self._written[0] != key:
+            written = write_update(lambda: self._record_step(gradients), present, f"{type(self).__name__}.step")
+            object.__setattr__(self, "_written", (key, written))
+        assert self._written is not None
+        run_update(self._written[1], present)
+
+    def _record_step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Record the update of every parameter that has a gradient."""
         self._shared.clear()
+        active = [index for index, gradient in enumerate(gradients) if gradient is not None]
         with tape.grad_mode(False):
-            gradients = [parameter.grad for parameter in self.params]
-            active = [index for index, gradient in enumerate(gradients) if gradient is not None]
-            if self._counts:
-                self._split_counts(active)
             for number in sorted({self._count_of[index] for index in active} if self._counts else ()):
                 self._counts[number].data = self._counts[number] + 1
             for index in active:
-                parameter, gradient = self.params[index], gradients[index]
+                gradient = gradients[index]
                 assert gradient is not None
-                parameter.data = self._update(index, parameter, gradient)
-                if trace is not None:
-                    trace.consumed.add(id(parameter))
+                self.params[index].data = self._update(index, self.params[index], gradient)
         self._shared.clear()
-        if trace is None:
-            tape.run()
 
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
         """The new value of a parameter; assigns its new state."""
@@ -254,6 +276,16 @@ class Optimizer:
     def __repr__(self) -> str:
         texts = [f"{name}={tensor.item():g}" for name, tensor in self._scalars.items()]
         return f"{type(self).__name__}({len(self.params)} parameters, {', '.join(texts)})"
+
+
+def replayable(update: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Mark an `Optimizer._update` that reads nothing but hyperparameters, state and options.
+
+    Outside ``@jit`` a step is then written down once and is one entry on the tape; without the mark, an `_update`
+    runs at every step.
+    """
+    update.replayable = True  # type: ignore[attr-defined]
+    return update
 
 
 def _checked(params: Iterable[Tensor], name: str) -> list[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tapegrad import functions
 from tapegrad.errors import OptionError
-from tapegrad.models.optimizer import Hyperparameter, Optimizer
+from tapegrad.models.optimizer import Hyperparameter, Optimizer, replayable
 from tapegrad.primitives import FLOAT64
 from tapegrad.tensor import Tensor
 
@@ -75,6 +75,7 @@ class SGD(Optimizer):
     def _options(self) -> tuple[Hashable, ...]:
         return (self.nesterov,)
 
+    @replayable
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
         dtype = parameter.dtype
         if self._active["weight_decay"]:
@@ -169,6 +170,7 @@ class Adam(Optimizer):
             factors = self._shared[count, dtype] = tuple(functions.astype(factor, dtype) for factor in wide)
         return factors
 
+    @replayable
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
         dtype = parameter.dtype
         if self._active["weight_decay"]:
@@ -283,6 +285,7 @@ class RMSprop(Optimizer):
     def _options(self) -> tuple[Hashable, ...]:
         return (self.centered,)
 
+    @replayable
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:
         dtype = parameter.dtype
         alpha = self._number("alpha", FLOAT64)

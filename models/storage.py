@@ -44,4 +44,3 @@ def _flatten(tensors: Sequence[Tensor], dtype: np.dtype) -> np.ndarray:
         tensor._make_cell(buffer[start : start + tensor.size].reshape(tensor.shape))
         start += count
     return buffer
-

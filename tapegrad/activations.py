@@ -8,6 +8,7 @@ from tapegrad.elementwise import erf, exp, expm1, log1p, negative, tanh
 from tapegrad.errors import OptionError
 from tapegrad.recording import TensorLike, as_tensor, record, to_floating
 from tapegrad.selection import where
+from tapegrad.templates import composite
 from tapegrad.tensor import Tensor
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 
+@composite
 def sigmoid(x: TensorLike) -> Tensor:
     """``1 / (1 + exp(-x))`` without overflow, elementwise.
 
@@ -44,6 +46,7 @@ def sigmoid(x: TensorLike) -> Tensor:
     return record("sigmoid", to_floating(x))
 
 
+@composite
 def log_sigmoid(x: TensorLike) -> Tensor:
     """``log(sigmoid(x))`` without overflow or loss of digits, elementwise.
 
@@ -66,6 +69,7 @@ def log_sigmoid(x: TensorLike) -> Tensor:
     return negative(softplus(negative(*to_floating(x))))
 
 
+@composite
 def relu(x: TensorLike) -> Tensor:
     """``max(x, 0)``, elementwise; its derivative at 0 is 0.
 
@@ -93,6 +97,7 @@ def relu(x: TensorLike) -> Tensor:
     return record("relu", (as_tensor(x),))
 
 
+@composite
 def softplus(x: TensorLike) -> Tensor:
     """``log(1 + exp(x))`` without overflow, elementwise; smooth to every order, at 0 too.
 
@@ -117,6 +122,7 @@ def softplus(x: TensorLike) -> Tensor:
     return relu(x) + log1p(exp(where(x > 0, -x, x)))
 
 
+@composite
 def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
     """The Gaussian error linear unit, ``x * Phi(x)`` with the normal distribution function, elementwise.
 
@@ -155,6 +161,7 @@ def gelu(x: TensorLike, approximate: str = "none") -> Tensor:
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
+@composite
 def silu(x: TensorLike) -> Tensor:
     """``x * sigmoid(x)``, elementwise; also known as swish.
 

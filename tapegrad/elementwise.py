@@ -11,6 +11,7 @@ from typing import Any
 from tapegrad import operators
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating
 from tapegrad.selection import where
+from tapegrad.templates import composite
 from tapegrad.tensor import Tensor
 
 __all__ = [
@@ -377,6 +378,7 @@ def sign(x: TensorLike) -> Tensor:
     return record("sign", (as_tensor(x),))
 
 
+@composite
 def square(x: TensorLike) -> Tensor:
     """``x * x``, elementwise.
 
@@ -405,6 +407,7 @@ def square(x: TensorLike) -> Tensor:
     return record("multiply", (x, x))
 
 
+@composite
 def reciprocal(x: TensorLike) -> Tensor:
     """``1 / x``, elementwise; integers in the default floating dtype.
 
@@ -515,6 +518,7 @@ def round(x: TensorLike) -> Tensor:
 # Functions of real numbers ----------------------------------------------------------------------------------
 
 
+@composite
 def exp(x: TensorLike) -> Tensor:
     """``e ** x``, elementwise.
 
@@ -559,6 +563,7 @@ def expm1(x: TensorLike) -> Tensor:
     return _unary("expm1", x)
 
 
+@composite
 def log(x: TensorLike) -> Tensor:
     """The natural logarithm, elementwise.
 
@@ -603,6 +608,7 @@ def log1p(x: TensorLike) -> Tensor:
     return _unary("log1p", x)
 
 
+@composite
 def sqrt(x: TensorLike) -> Tensor:
     """The square root, elementwise; its derivative at 0 is infinite.
 
@@ -625,6 +631,7 @@ def sqrt(x: TensorLike) -> Tensor:
     return _unary("sqrt", x)
 
 
+@composite
 def sin(x: TensorLike) -> Tensor:
     """The sine, elementwise, of an angle in radians.
 
@@ -647,6 +654,7 @@ def sin(x: TensorLike) -> Tensor:
     return _unary("sin", x)
 
 
+@composite
 def cos(x: TensorLike) -> Tensor:
     """The cosine, elementwise, of an angle in radians.
 
@@ -692,6 +700,7 @@ def tan(x: TensorLike) -> Tensor:
     return sin(x) / cos(x)
 
 
+@composite
 def tanh(x: TensorLike) -> Tensor:
     """The hyperbolic tangent, elementwise.
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import config, tape
+from tapegrad import config, paths, tape
 from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
-from tapegrad.expansion import Recording, collect, expand, structure_key
+from tapegrad.expansion import Recording, Template, collect, expand, structure_key
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import Interpreted, prepare
-from tapegrad.tape import Entry
+from tapegrad.tape import Entry, Run
 
 if TYPE_CHECKING:
     from tapegrad.compiler.program import Program
@@ -64,8 +65,8 @@ _known: OrderedDict[tuple[object, ...], KnownTape] = OrderedDict()
 _lock = threading.Lock()
 
 
-def _lookup(recording: Recording, roots: Sequence[Entry]) -> KnownTape:
-    key = structure_key(recording, roots)
+def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple[int, int]]) -> KnownTape:
+    key = (structure_key(recording, roots), *writes)
     with _lock:
         known = _known.get(key)
         if known is not None:
@@ -73,7 +74,7 @@ def _lookup(recording: Recording, roots: Sequence[Entry]) -> KnownTape:
             return known
     builder = Builder()
     nodes = expand(recording, builder, {})
-    known = KnownTape(builder.graph([nodes[root] for root in roots]).check())
+    known = KnownTape(builder.graph([nodes[root] for root in roots], writes).check())
     counters.add("tapes")
     with _lock:
         _known[key] = known
@@ -82,29 +83,90 @@ def _lookup(recording: Recording, roots: Sequence[Entry]) -> KnownTape:
     return known
 
 
-def realize(roots: Sequence[Entry]) -> None:
-    """Give every entry of ``roots`` its value."""
-    recording = collect(roots)
-    known = _lookup(recording, roots)
-    values = [leaf.value for leaf in recording.leaves if leaf.value is not None]
+@dataclass(frozen=True)
+class Plan:
+    """How to run what was recorded on a path.
+
+    Attributes
+    ----------
+    known : KnownTape
+    leaves : tuple of int
+        The places of the leaves.
+    updates : tuple of (int, int)
+        For each update the number of its result, and that of the leaf whose storage takes it.
+    checks : tuple of (str, int)
+        The message of each check, and the place of the entry that it belongs to.
+    """
+
+    known: KnownTape
+    leaves: tuple[int, ...]
+    updates: tuple[tuple[int, int], ...]
+    checks: tuple[tuple[str, int], ...]
+
+
+def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
+    """A plan for a run, the slow way: by walking over what was recorded."""
+    recording = collect(run.roots)
+    for entry in recording.entries:
+        positions.setdefault(entry, len(positions))
+    numbers = {leaf: number for number, leaf in enumerate(recording.leaves)}
+    results = {root: number for number, root in enumerate(run.roots)}
+    updates = tuple([(results[part], numbers.get(tensor._entry, -1)) for part, tensor in run.updates])
+    known = _lookup(recording, run.roots, [(result, leaf) for result, leaf in updates if leaf >= 0])
+    checks = [(message, positions[entry]) for entry in recording.entries for message in _checks(entry)]
+    return Plan(known, tuple([positions[leaf] for leaf in recording.leaves]), updates, tuple(checks))
+
+
+def _checks(entry: Entry) -> tuple[str, ...]:
+    if entry.primitive == "checked":
+        return (entry.params["message"],)
+    template: Template | None = entry.params.get("template")
+    return template.checks if template is not None else ()
+
+
+def realize(run: Run) -> None:
+    """Give every root its value; the path on which they were recorded, if any, knows the program."""
+    path, positions = run.path, run.positions
+    wanted = tuple([positions[root] for root in run.roots]) if path is not None else ()
+    plan: Plan | None = path.plans.get(wanted) if path is not None else None
+    if plan is None:
+        plan = _plan(run, positions)
+        if path is not None:
+            path.plans[wanted] = plan
+    entries = list(positions)
+    values: list[Any] = [entries[place].value for place in plan.leaves]
+    marks = {message: entries[place].mark for message, place in plan.checks}
+    del entries
+    cells: dict[int, np.ndarray] = {}
+    if run.updates:
+        run.let_go()
+        for (result, leaf), (_, tensor) in zip(plan.updates, run.updates, strict=True):
+            cells[result] = tensor._exclusive_storage()
+            if leaf >= 0:
+                values[leaf] = cells[result]
     try:
-        results = known.run(values)
+        results = plan.known.run(values)
     except (BoundsError, ValueCheckError) as error:
         # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
-        marks = [entry.mark for entry in recording.entries if entry.params.get("message") == error.message]
-        if marks:
-            error.location = resolve_mark(marks[0])
+        if error.message in marks:
+            error.location = resolve_mark(marks[error.message])
         raise
-    for entry, value in zip(roots, results, strict=True):
+    for number, (entry, value) in enumerate(zip(run.roots, results, strict=True)):
+        cell = cells.get(number)
+        if cell is not None:
+            if value is not cell:
+                cell[...] = value
+            continue
         # A result may be a view of a leaf or of another result; what a Tensor shows must be its own.
-        own = value.flags.owndata and value.flags.c_contiguous and not any(value is given for given in values)
+        own = value.flags.owndata and value.flags.c_contiguous and not any([value is given for given in values])
         entry.value = value if own else np.array(value, order="C", copy=True)
-        if not entry.requires_grad or entry.primitive == "stop_gradient":
-            entry.primitive, entry.inputs, entry.params = "leaf", (), {}
+    if not run.updates:
+        run.let_go()
 
 
 def forget() -> None:
     """Forget every tape seen so far; used by tests that count."""
+    paths.forget()
     with _lock:
         _known.clear()
 

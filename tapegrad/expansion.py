@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tapegrad import derivatives
-from tapegrad.errors import TracingError, resolve_mark
+from tapegrad.errors import GradientError, TracingError, resolve_mark
 from tapegrad.ir.graph import Builder, Node
 from tapegrad.ir.sizes import Bindings, SizeExpr
-from tapegrad.tape import Entry, history
+from tapegrad.paths import params_key
+from tapegrad.tape import DROPPED, GONE, Entry, history
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,18 @@ class Recording:
     leaves: list[Entry]
 
 
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A recording whose leaves are arguments, and which of its entries are results.
+
+    ``checks`` are the messages of the checks in it.
+    """
+
+    recording: Recording
+    outputs: tuple[Entry, ...]
+    checks: tuple[str, ...]
+
+
 def collect(roots: Sequence[Entry]) -> Recording:
     """The entries that ``roots`` need.
 
@@ -48,7 +61,7 @@ def collect(roots: Sequence[Entry]) -> Recording:
             stack.pop()
             continue
         if (entry.value is not None and entry not in opened) or not entry.inputs:
-            if entry.value is not None or entry.primitive == "argument":
+            if entry.value is not None or entry.primitive == "argument" or entry.primitive in GONE:
                 leaves.append(entry)
             order[entry] = None
             stack.pop()
@@ -88,7 +101,7 @@ def _outputs(macro: Entry) -> tuple[Entry, ...]:
 
 def _variables(macro: Entry) -> tuple[Entry, ...]:
     if macro.primitive == "gradient":
-        return macro.inputs[2:]
+        return macro.inputs[2 if macro.params["given"] else 1 :]
     outputs, variables = macro.params["counts"]
     return macro.inputs[outputs : outputs + variables]
 
@@ -104,7 +117,7 @@ def structure_key(recording: Recording, roots: Sequence[Entry]) -> tuple[Any, ..
             parts.append((entry.shape, entry.dtype.char, entry.requires_grad))
         else:
             sources = tuple([numbers[source] for source in entry.inputs])
-            parts.append((entry.primitive, sources, tuple(entry.params.items()), entry.requires_grad))
+            parts.append((entry.primitive, sources, params_key(entry.params), entry.requires_grad))
     parts.append(tuple([numbers[root] for root in roots]))
     return tuple(parts)
 
@@ -157,22 +170,27 @@ def expand(
                     "a Tensor made inside @jit was kept and used after its trace ended; "
                     "return it from the function instead"
                 )
+            if entry.primitive in GONE and entry.value is None:
+                raise GradientError(DROPPED)
             nodes[entry] = builder.input(resolve(entry.shape), entry.dtype, entry.name)
             continue
         if entry.primitive in ("gradient", "tangent"):
             macros[entry] = _expand_macro(entry, builder, nodes)
             continue
+        if entry.primitive == "update":
+            macros[entry] = _expand_template(entry, builder, nodes)
+            continue
         if entry.primitive == "project":
             node = macros[entry.inputs[0]][entry.params["index"]]
+        elif entry.primitive == "composite":
+            (node,) = _expand_template(entry, builder, nodes)
         else:
             params = {name: resolve(value) for name, value in entry.params.items()}
             if entry.primitive == "identity":
                 params["index"] = identities
                 identities += 1
             node = builder.emit(entry.primitive, *[nodes[source] for source in entry.inputs], **params)
-        blocked = not entry.requires_grad and any(source.requires_grad for source in entry.inputs)
-        if blocked and entry.dtype.kind == "f" and entry.primitive != "stop_gradient":
-            node = builder.emit("stop_gradient", node)
+        node = _blocked(entry, node, builder)
         if entry in variables and entry.primitive != "identity":
             # Two variables with equal expressions must stay two nodes.
             node = builder.emit("identity", node, index=identities)
@@ -184,6 +202,26 @@ def expand(
     return nodes
 
 
+def _blocked(entry: Entry, node: Node, builder: Builder) -> Node:
+    """The node of an entry, past which no derivative goes where the entry does not require one."""
+    if entry.requires_grad or entry.dtype.kind != "f" or entry.primitive == "stop_gradient":
+        return node
+    if any(source.requires_grad for source in entry.inputs):
+        return builder.emit("stop_gradient", node)
+    return node
+
+
+def _expand_template(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]) -> list[Node]:
+    """The results of an entry with a template: its primitives on the entry's inputs."""
+    template: Template = entry.params["template"]
+    inner = dict(zip(template.recording.leaves, [nodes[source] for source in entry.inputs], strict=True))
+    for part in template.recording.entries:
+        if part not in inner:
+            node = builder.emit(part.primitive, *[inner[source] for source in part.inputs], **part.params)
+            inner[part] = _blocked(part, node, builder)
+    return [inner[output] for output in template.outputs]
+
+
 def _expand_macro(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]) -> list[Node]:
     """The results of a derivative entry; what is not connected is zero."""
     inputs = [nodes[source] for source in entry.inputs]
@@ -192,7 +230,8 @@ def _expand_macro(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]) -
     parts: Iterable[Node | None]
     if entry.primitive == "gradient":
         like = variables
-        parts = derivatives.vjp(builder, outputs, [inputs[1]], variables)
+        cotangent = inputs[1] if entry.params["given"] else builder.full(outputs[0].shape, 1, outputs[0].dtype)
+        parts = derivatives.vjp(builder, outputs, [cotangent], variables)
     else:
         like = outputs
         parts = derivatives.jvp(builder, outputs, variables, inputs[len(outputs) + len(variables) :])

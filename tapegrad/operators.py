@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tapegrad import config
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
+from tapegrad.paths import NUMBER_KINDS, steps
 from tapegrad.primitives import shape_text
 from tapegrad.recording import (
     TensorLike,
@@ -19,7 +21,9 @@ from tapegrad.recording import (
     record_number,
     result_dtype,
     to_floating,
+    wrap,
 )
+from tapegrad.tape import NO_PARAMS, Entry, local
 
 if TYPE_CHECKING:
     from tapegrad.tensor import Tensor
@@ -134,12 +138,63 @@ UFUNCS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _apply(function: Callable[[Any, Any], Tensor], first: Any, second: Any) -> Any:
-    """``function`` of two operands, or NotImplemented where one of them is nothing an operator takes."""
-    for operand in (first, second):
-        if not isinstance(operand, Operators | Dim | bool | int | float | np.ndarray | np.generic | list | tuple):
-            return NotImplemented
-    return function(first, second)
+_Method = Callable[[Any, Any], "Tensor"]
+_OPERANDS = (Dim, bool, int, float, np.ndarray, np.generic, list, tuple)
+
+
+def _operator(function: _Method, swapped: bool = False) -> _Method:
+    """A method for a Python operator: ``function`` of both operands, NotImplemented for what no operator takes."""
+
+    def method(self: Any, other: Any) -> Tensor:
+        if not isinstance(other, Operators) and not isinstance(other, _OPERANDS):
+            return NotImplemented  # type: ignore[no-any-return]
+        return function(other, self) if swapped else function(self, other)
+
+    return method
+
+
+def _elementwise(
+    primitive: str, function: Callable[[Any, Any], Tensor], swapped: bool = False
+) -> Callable[[Any, Any], Tensor]:
+    """As `_operator`, for a function that records ``primitive`` on its operands as they are, where dtypes are equal.
+
+    What was recorded before on the same path (`tapegrad.paths`) is recorded again without asking for dtypes.
+    """
+    general = _operator(function, swapped)
+
+    def method(self: Any, other: Any) -> Tensor:
+        state = local.state
+        path = state.path
+        if path is None or state.trace is not None or self._weak or len(state.pending) >= config.pending_nodes:
+            return general(self, other)
+        mine = self._entry
+        positions = state.positions
+        if isinstance(other, Operators):
+            if other._weak:  # type: ignore[attr-defined]
+                return general(self, other)
+            inputs = (mine, other._entry)  # type: ignore[attr-defined]
+            found = steps.get((path, state.grad_enabled, primitive, positions.get(mine), positions.get(inputs[1])))
+            if found is None:
+                return general(self, other)
+        else:
+            kind = NUMBER_KINDS.get(mine.dtype) if type(other) is float or type(other) is int else None
+            if kind is None:
+                return general(self, other)
+            place = positions.get(mine)
+            places = (kind, place) if swapped else (place, kind)
+            found = steps.get((path, state.grad_enabled, primitive, *places))
+            if found is None:
+                return general(self, other)
+            number = Entry("leaf", (), NO_PARAMS, (), mine.dtype, np.array(other, mine.dtype))
+            positions[number] = len(positions)
+            inputs = (number, mine) if swapped else (mine, number)
+        state.path = found
+        entry = Entry(primitive, inputs, NO_PARAMS, found.shape, found.dtype, None, found.requires_grad, found.mark)
+        positions[entry] = len(positions)
+        state.pending.append(entry)
+        return wrap(entry)
+
+    return method
 
 
 class Operators:
@@ -155,71 +210,28 @@ class Operators:
         self._replace(function(self, other), f"x {symbol}= y")
         return self
 
-    def __add__(self, other: Any) -> Tensor:
-        return _apply(add, self, other)  # type: ignore[no-any-return]
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _apply(add, other, self)  # type: ignore[no-any-return]
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _apply(subtract, self, other)  # type: ignore[no-any-return]
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _apply(subtract, other, self)  # type: ignore[no-any-return]
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _apply(multiply, self, other)  # type: ignore[no-any-return]
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _apply(multiply, other, self)  # type: ignore[no-any-return]
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _apply(divide, self, other)  # type: ignore[no-any-return]
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _apply(divide, other, self)  # type: ignore[no-any-return]
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _apply(floor_divide, self, other)  # type: ignore[no-any-return]
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _apply(floor_divide, other, self)  # type: ignore[no-any-return]
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _apply(remainder, self, other)  # type: ignore[no-any-return]
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _apply(remainder, other, self)  # type: ignore[no-any-return]
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _apply(power, self, other)  # type: ignore[no-any-return]
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _apply(power, other, self)  # type: ignore[no-any-return]
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _apply(matmul, self, other)  # type: ignore[no-any-return]
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _apply(matmul, other, self)  # type: ignore[no-any-return]
-
-    def __and__(self, other: Any) -> Tensor:
-        return _apply(logical_and, self, other)  # type: ignore[no-any-return]
-
-    def __rand__(self, other: Any) -> Tensor:
-        return _apply(logical_and, other, self)  # type: ignore[no-any-return]
-
-    def __or__(self, other: Any) -> Tensor:
-        return _apply(logical_or, self, other)  # type: ignore[no-any-return]
-
-    def __ror__(self, other: Any) -> Tensor:
-        return _apply(logical_or, other, self)  # type: ignore[no-any-return]
-
-    def __xor__(self, other: Any) -> Tensor:
-        return _apply(not_equal, self, other)  # type: ignore[no-any-return]
-
-    def __rxor__(self, other: Any) -> Tensor:
-        return _apply(not_equal, other, self)  # type: ignore[no-any-return]
+    __add__ = _elementwise("add", add)
+    __radd__ = _elementwise("add", add, swapped=True)
+    __sub__ = _elementwise("subtract", subtract)
+    __rsub__ = _elementwise("subtract", subtract, swapped=True)
+    __mul__ = _elementwise("multiply", multiply)
+    __rmul__ = _elementwise("multiply", multiply, swapped=True)
+    __truediv__ = _elementwise("divide", divide)
+    __rtruediv__ = _elementwise("divide", divide, swapped=True)
+    __floordiv__ = _elementwise("floor_divide", floor_divide)
+    __rfloordiv__ = _elementwise("floor_divide", floor_divide, swapped=True)
+    __mod__ = _elementwise("remainder", remainder)
+    __rmod__ = _elementwise("remainder", remainder, swapped=True)
+    __pow__ = _operator(power)
+    __rpow__ = _operator(power, swapped=True)
+    __matmul__ = _operator(matmul)
+    __rmatmul__ = _operator(matmul, swapped=True)
+    __and__ = _operator(logical_and)
+    __rand__ = _operator(logical_and, swapped=True)
+    __or__ = _operator(logical_or)
+    __ror__ = _operator(logical_or, swapped=True)
+    __xor__ = _elementwise("not_equal", not_equal)
+    __rxor__ = _elementwise("not_equal", not_equal, swapped=True)
 
     def __iadd__(self, other: Any) -> Tensor:
         return self._change(add, other, "+")  # type: ignore[no-any-return]
@@ -242,23 +254,12 @@ class Operators:
     def __ipow__(self, other: Any) -> Tensor:
         return self._change(power, other, "**")  # type: ignore[no-any-return]
 
-    def __lt__(self, other: Any) -> Tensor:
-        return _apply(less, self, other)  # type: ignore[no-any-return]
-
-    def __le__(self, other: Any) -> Tensor:
-        return _apply(less_equal, self, other)  # type: ignore[no-any-return]
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _apply(greater, self, other)  # type: ignore[no-any-return]
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _apply(greater_equal, self, other)  # type: ignore[no-any-return]
-
-    def __eq__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return _apply(equal, self, other)  # type: ignore[no-any-return]
-
-    def __ne__(self, other: Any) -> Tensor:  # type: ignore[override]
-        return _apply(not_equal, self, other)  # type: ignore[no-any-return]
+    __lt__ = _elementwise("less", less)
+    __le__ = _elementwise("less_equal", less_equal)
+    __gt__ = _elementwise("less", less, swapped=True)
+    __ge__ = _elementwise("less_equal", less_equal, swapped=True)
+    __eq__ = _elementwise("equal", equal)  # type: ignore[assignment]
+    __ne__ = _elementwise("not_equal", not_equal)  # type: ignore[assignment]
 
     def __neg__(self) -> Tensor:
         return record("negative", (self,))  # type: ignore[arg-type]

@@ -63,30 +63,31 @@ def as_dtype(dtype: Any) -> np.dtype:
 
 def wrap(entry: Entry) -> Tensor:
     """A Tensor on an entry."""
-    tensor = object.__new__(Tensor)
-    tensor._start(entry)
+    tensor: Tensor = _new(Tensor)
+    entry.handles += 1
+    tensor._entry = entry
+    tensor._grad = tensor._storage = tensor._cell = None
+    tensor._leaf = tensor._weak = False
     return tensor
+
+
+_new = object.__new__
 
 
 def record(primitive: str, inputs: tuple[Tensor, ...], **params: Any) -> Tensor:
     """Record a primitive on Tensors of the dtypes it wants and return its result."""
-    trace = tape.local.trace
-    requires_grad = False
-    entries = []
-    for tensor in inputs:
-        entry = tensor._entry
-        if tensor._leaf or entry.requires_grad:
-            requires_grad = True
-        if trace is not None and entry.trace is not trace:
-            entry = capture(tensor, trace)
-        entries.append(entry)
-    if primitive == "stop_gradient":
-        requires_grad = False
-    return wrap(tape.record(primitive, tuple(entries), params, requires_grad))
+    trace = tape.local.state.trace
+    if trace is None:
+        entries = tuple([tensor._entry for tensor in inputs])
+    else:
+        entries = tuple([t._entry if t._entry.trace is trace else capture(t, trace) for t in inputs])
+    return wrap(tape.record(primitive, entries, params))
 
 
 def capture(tensor: Tensor, trace: tape.Trace) -> Entry:
     """The entry under which a trace knows a Tensor from outside."""
+    if trace.substitutes is not None:
+        return trace.stand_in(tensor)
     entry = tensor._entry
     if entry in trace.captured:
         return entry
@@ -163,6 +164,11 @@ def result_dtype(*values: Any) -> np.dtype:
 
 def promote(*values: TensorLike, dtype: np.dtype | None = None) -> tuple[Tensor, ...]:
     """The operands of an elementwise operation as Tensors of one dtype."""
+    if len(values) == 2 and dtype is None:
+        first, second = values
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and not (first._weak or second._weak):
+            if first._entry.dtype == second._entry.dtype:
+                return first, second
     operands = [
         value
         if isinstance(value, Tensor | Dim | bool | int | float) and not isinstance(value, np.generic)
@@ -182,6 +188,10 @@ def _as(value: Any, dtype: np.dtype) -> Tensor:
 
 def to_floating(*values: TensorLike) -> tuple[Tensor, ...]:
     """The operands of a function of real numbers: of one floating dtype, integers in the default one."""
+    if len(values) == 1:
+        only = values[0]
+        if isinstance(only, Tensor) and not only._weak and only._entry.dtype.kind == "f":
+            return (only,)
     operands = promote(*values)
     if operands[0].dtype.kind == "f":
         return operands

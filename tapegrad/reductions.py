@@ -16,6 +16,7 @@ from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, reaches
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, record, to_floating
 from tapegrad.selection import isfinite, truth, where
+from tapegrad.templates import composite
 from tapegrad.tensor import Tensor
 
 __all__ = [
@@ -72,6 +73,7 @@ def _not_empty(x: Tensor, axes: tuple[int, ...], operation: str) -> None:
             )
 
 
+@composite
 def sum(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
     """The sum along axes.
 
@@ -106,6 +108,7 @@ def sum(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = Fa
     return _reduce("sum", x, as_axes(axis, x._entry.shape, "sum"), keepdims)
 
 
+@composite
 def prod(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
     """The product along axes; its gradient is right where elements are zero, too.
 
@@ -140,6 +143,7 @@ def prod(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = F
     return _reduce("prod", x, as_axes(axis, x._entry.shape, "prod"), keepdims)
 
 
+@composite
 def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element along axes; where several are, they share the gradient evenly.
 
@@ -176,6 +180,7 @@ def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _reduce("max", x, axes, keepdims)
 
 
+@composite
 def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element along axes; where several are, they share the gradient evenly.
 
@@ -358,6 +363,7 @@ def all(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return sum(~x, as_axes(axis, x._entry.shape, "all"), keepdims=keepdims) == 0
 
 
+@composite
 def mean(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean along axes.
 
@@ -396,6 +402,7 @@ def mean(x: TensorLike, axis: Axis = None, dtype: Any = None, keepdims: bool = F
     return record("divide", (total, size_number(_count(x, axes), x.dtype)))
 
 
+@composite
 def var(
     x: TensorLike,
     axis: Axis = None,
@@ -451,6 +458,7 @@ def _variance(x: TensorLike, axis: Axis, dtype: Any, ddof: int, keepdims: bool, 
     return record("divide", (total, size_number(count, x.dtype)))
 
 
+@composite
 def std(
     x: TensorLike,
     axis: Axis = None,
@@ -497,6 +505,7 @@ def std(
     return sqrt(_variance(x, axis, dtype, ddof if correction is None else correction, keepdims, "std"))
 
 
+@composite
 def norm(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The Euclidean norm along axes, of a matrix the Frobenius norm; its derivative at 0 is 0.
 
@@ -537,6 +546,7 @@ def _shifted(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return x - stop_gradient(_reduce("max", x, axes, keepdims=True))
 
 
+@composite
 def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """``log(sum(exp(x)))`` along axes, without overflow.
 
@@ -577,6 +587,7 @@ def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tenso
     return _drop(total, axes, keepdims)
 
 
+@composite
 def softmax(x: TensorLike, axis: Axis = -1) -> Tensor:
     """``exp(x) / sum(exp(x))`` along axes, without overflow.
 
@@ -612,6 +623,7 @@ def softmax(x: TensorLike, axis: Axis = -1) -> Tensor:
     return weights / _reduce("sum", weights, axes, keepdims=True)
 
 
+@composite
 def log_softmax(x: TensorLike, axis: Axis = -1) -> Tensor:
     """``log(softmax(x))`` along axes, without overflow or loss of digits.
 

@@ -4,7 +4,8 @@
 need, as one program, and drops the rest. An entry's value never changes while somebody can see it: a cell that is
 overwritten gives its old value to whoever still holds it.
 
-Tape, pending list, trace and gradient mode are per thread. Nothing here recurses over the tape.
+Tape, pending list, trace and gradient mode are per thread. Nothing here recurses over the tape. What is recorded
+outside a trace moves along a path (`tapegrad.paths`), by which a run finds its program without a look at the tape.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from tapegrad import config
+from tapegrad import config, paths
 from tapegrad.errors import Mark, TracingError, user_mark
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape
+from tapegrad.paths import Path
 from tapegrad.primitives import PRIMITIVES
 
 if TYPE_CHECKING:
@@ -33,9 +37,11 @@ class Entry:
     ``primitive`` is a row of the table, or one of
 
     * ``leaf``: a value that was given;
-    * ``gradient``: the cotangents of ``inputs[2:]`` when ``inputs[0]`` has the cotangent ``inputs[1]``;
+    * ``gradient``: the cotangents of the inputs after the first, which is the output; the second is its cotangent where
+      ``params['given']`` says so, else that is one;
     * ``tangent``: the tangents of outputs along given directions (``params['counts']``);
-    * ``project``: one result of a ``gradient`` or ``tangent``;
+    * ``composite``, ``update``: what ``params['template']`` makes of the inputs, one result or several;
+    * ``project``: one result of an entry that has several; it lies on no list of pending entries;
     * ``freed``: a realized value whose history a backward pass has consumed.
     """
 
@@ -63,6 +69,8 @@ class Entry:
         shape: Shape,
         dtype: np.dtype,
         value: np.ndarray | None = None,
+        requires_grad: bool = False,
+        mark: Mark | None = None,
     ) -> None:
         self.primitive = primitive
         self.inputs = inputs
@@ -70,13 +78,13 @@ class Entry:
         self.shape = shape
         self.dtype = dtype
         self.value = value
-        self.requires_grad = False
+        self.requires_grad = requires_grad
+        self.mark = mark
         #: how many Tensors hold this entry
         self.handles = 0
         #: the Tensor whose ``grad`` a backward pass fills
         self.owner: weakref.ref[Tensor] | None = None
         self.trace: Trace | None = None
-        self.mark: Mark | None = None
         self.name: str | None = None
 
 
@@ -107,10 +115,13 @@ class Trace:
         Tensors whose ``grad`` was set to None or zero by the function itself.
     consumed : set of id
         Tensors whose ``grad`` an optimizer has used.
+    substitutes : dict of Entry to (Entry, Tensor), optional
+        In a trace that writes a template: for each entry from outside what stands for it, and the Tensor that had it.
     """
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, substitutes: dict[Entry, tuple[Entry, Tensor]] | None = None) -> None:
         self.function = function
+        self.substitutes = substitutes
         self.bindings = sizes.Bindings()
         self.captured: dict[Entry, Source] = {}
         self.entries: dict[int, tuple[Tensor, Entry]] = {}
@@ -119,82 +130,262 @@ class Trace:
         self.cleared: set[int] = set()
         self.consumed: set[int] = set()
 
+    def stand_in(self, tensor: Tensor) -> Entry:
+        """What stands for a Tensor from outside in a template."""
+        assert self.substitutes is not None
+        entry = tensor._entry
+        known = self.substitutes.get(entry)
+        if known is None:
+            argument = Entry("argument", (), NO_PARAMS, entry.shape, entry.dtype, None, entry.requires_grad)
+            argument.trace = self
+            known = self.substitutes[entry] = (argument, tensor)
+        return known[0]
+
+    def put_back(self) -> None:
+        """Give Tensors from outside the entries and gradients that they had before the trace."""
+        for tensor, old in self.entries.values():
+            tensor._entry.handles -= 1
+            tensor._entry = old
+            old.handles += 1
+        for tensor, grad in self.gradients.values():
+            tensor._grad = grad  # type: ignore[assignment]
+
+
+class State:
+    """What one thread has recorded since its last run, and how it records.
+
+    Attributes
+    ----------
+    pending : list of Entry
+        What the next run computes, where somebody still wants it.
+    parts : list of Entry
+        Results of the derivative entries among them.
+    positions : dict of Entry to int
+        Every entry recorded or used since the last run, leaves too, by its place in the order of first use.
+    path : Path or None
+        Where recording has come to; None where it depends on more than was recorded since the last run.
+    trace : Trace or None
+        The trace that runs.
+    grad_enabled : bool
+        Whether operations record what a gradient needs.
+    differentiating : int
+        How many transformations are calling a function that they differentiate.
+    interpreted : bool
+        Whether tapes are interpreted, however often they were seen.
+    """
+
+    __slots__ = ("differentiating", "grad_enabled", "interpreted", "parts", "path", "pending", "positions", "trace")
+
+    def __init__(self) -> None:
+        self.trace: Trace | None = None
+        self.grad_enabled = True
+        self.differentiating = 0
+        self.interpreted = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a new tape."""
+        self.pending: list[Entry] = []
+        self.parts: list[Entry] = []
+        self.positions: dict[Entry, int] = {}
+        self.path: Path | None = paths.ROOT
+
+
+def _of_state(name: str) -> Any:
+    return property(lambda local: getattr(local.state, name), lambda local, value: setattr(local.state, name, value))
+
 
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.pending: list[Entry] = []
-        self.grad_enabled = True
-        self.trace: Trace | None = None
-        #: how many transformations are calling a function that they differentiate
-        self.differentiating = 0
-        self.interpreted = False
+        self.state = State()
+
+    trace: Trace | None = _of_state("trace")
+    pending: list[Entry] = _of_state("pending")
+    grad_enabled: bool = _of_state("grad_enabled")
+    differentiating: int = _of_state("differentiating")
+    interpreted: bool = _of_state("interpreted")
 
 
+#: The state of each thread; code that runs often takes ``local.state`` once.
 local = _Local()
+
+
+#: The parameters of what has none.
+NO_PARAMS: dict[str, Any] = {}
 
 
 def leaf(value: np.ndarray) -> Entry:
     """An entry that holds a value; the caller gives the array away."""
-    return Entry("leaf", (), {}, value.shape, value.dtype, value)
+    return Entry("leaf", (), NO_PARAMS, value.shape, value.dtype, value)
 
 
-def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any], requires_grad: bool) -> Entry:
+def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) -> Entry:
     """Append ``primitive`` applied to ``inputs``; shape and dtype errors are raised here, on the user's line."""
-    row = PRIMITIVES[primitive]
-    shape = row.shape([entry.shape for entry in inputs], params)
-    dtype = row.dtype([entry.dtype for entry in inputs], params)
-    entry = Entry(primitive, inputs, params, shape, dtype)
-    entry.requires_grad = requires_grad and local.grad_enabled and dtype.kind == "f"
-    return append(entry)
+    state = local.state
+    what = (primitive, *paths.params_key(params)) if params else (primitive,)
+    if state.trace is None:
+        if len(state.pending) >= config.pending_nodes:
+            make_room(inputs)
+        # The most frequent case by far, written out: a known step on what was used before.
+        positions = state.positions
+        key = (state.path, state.grad_enabled, *what, *[positions.get(entry) for entry in inputs])
+        path = paths.steps.get(key)
+        if path is not None and path.mark is not None:
+            state.path = path
+            entry = Entry(primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, path.mark)
+            positions[entry] = len(positions)
+            state.pending.append(entry)
+            return entry
+
+    def learn() -> Path:
+        row = PRIMITIVES[primitive]
+        shape = row.shape([entry.shape for entry in inputs], params)
+        dtype = row.dtype([entry.dtype for entry in inputs], params)
+        passes = state.grad_enabled and dtype.kind == "f" and primitive != "stop_gradient"
+        requires_grad = passes and any([entry.requires_grad for entry in inputs])
+        return Path(primitive, params, shape, dtype, requires_grad, None if primitive == "checked" else user_mark())
+
+    return append(state, advance(state, what, inputs, learn), inputs)
 
 
-def append(entry: Entry) -> Entry:
-    """Put a new entry on this thread's tape; a full tape runs first."""
-    entry.mark = user_mark()
-    trace = local.trace
-    if trace is not None:
-        entry.trace = trace
-        return entry
-    pending = local.pending
-    if len(pending) >= config.pending_nodes:
-        # The entry's own inputs are needed by nobody else yet: hold them over the run.
-        for source in entry.inputs:
-            source.handles += 1
+def advance(state: State, what: tuple[Any, ...], operands: Sequence[Entry], learn: Callable[[], Path]) -> Path:
+    """Take one more step: ``what`` on ``operands``; ``learn`` finds out what it gives where the step is new."""
+    path = state.path
+    if path is None or state.trace is not None:
+        return learn()
+    positions = state.positions
+    places: list[Any] = []
+    entered: list[Entry] = []
+    for entry in operands:
+        place = positions.get(entry)
+        if place is None:
+            if entry.value is None:
+                # It was recorded before the last run, or by another thread.
+                state.path = None
+                return learn()
+            positions[entry] = len(positions)
+            entered.append(entry)
+            places.append(paths.kind(entry))
+        else:
+            places.append(place)
+    key = (path, state.grad_enabled, *what, *places)
+    found = paths.steps.get(key)
+    if found is None:
         try:
-            run()
-        finally:
-            for source in entry.inputs:
-                source.handles -= 1
-        pending = local.pending
-    pending.append(entry)
+            found = learn()
+        except BaseException:
+            for entry in entered:
+                del positions[entry]
+            raise
+        if state.path is None:
+            return found
+        paths.learn(key, found)
+    state.path = found
+    return found
+
+
+def append(state: State, path: Path, inputs: tuple[Entry, ...]) -> Entry:
+    """Put the entry of the last step on this thread's tape."""
+    mark = path.mark or user_mark()
+    entry = Entry(path.primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, mark)
+    if state.trace is not None:
+        entry.trace = state.trace
+    else:
+        state.positions[entry] = len(state.positions)
+        state.pending.append(entry)
     return entry
 
 
-def gradient(output: Entry, cotangent: Entry, variables: Sequence[Entry], retain: bool) -> list[Entry]:
-    """Record the gradient of ``output`` as one entry, and one projection for each variable.
+def make_room(inputs: Sequence[Entry]) -> None:
+    """Run a tape that is full, before something is done to ``inputs``."""
+    # They are needed by nobody else yet: hold them over the run.
+    for source in inputs:
+        source.handles += 1
+    try:
+        run()
+    finally:
+        for source in inputs:
+            source.handles -= 1
 
-    Unless ``retain``, the history of ``output`` is given up when the entry has run.
+
+def set_requires_grad(entry: Entry, wanted: bool) -> None:
+    """Say whether a gradient reaches an entry after it was recorded."""
+    entry.requires_grad = wanted
+    changed(entry)
+
+
+def changed(entry: Entry) -> None:
+    """Let the path know that the owner of an entry, or whether a gradient reaches it, is another than before."""
+    state = local.state
+    if entry in state.positions:
+        advance(state, ("changed", entry.requires_grad, entry.owner is not None), (entry,), Path)
+
+
+def gradient(output: Entry, cotangent: Entry | None, variables: Sequence[Entry], retain: bool) -> list[Entry]:
+    """Record the gradient of ``output`` as one entry, and give its parts, one for each variable.
+
+    Where there is no cotangent it is one. Unless ``retain``, the history of ``output`` is given up when the entry has
+    run.
     """
-    macro = Entry("gradient", (output, cotangent, *variables), {"retain": retain}, (), output.dtype)
-    return _project(macro, variables)
+    given = cotangent is not None
+    inputs = (output, *variables) if cotangent is None else (output, cotangent, *variables)
+    macro = _derivative("gradient", inputs, {"retain": retain, "given": given}, [output])
+    return project(macro, variables)
 
 
 def tangent(outputs: Sequence[Entry], variables: Sequence[Entry], tangents: Sequence[Entry]) -> list[Entry]:
-    """Record the forward-mode derivative of ``outputs`` as one entry, and one projection for each output."""
+    """Record the forward-mode derivative of ``outputs`` as one entry, and give its parts, one for each output."""
     counts = (len(outputs), len(variables))
-    macro = Entry("tangent", (*outputs, *variables, *tangents), {"counts": counts}, (), np.dtype(np.float32))
-    return _project(macro, outputs)
+    macro = _derivative("tangent", (*outputs, *variables, *tangents), {"counts": counts}, outputs)
+    return project(macro, outputs)
 
 
-def _project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
-    append(macro)
-    macro.requires_grad = local.grad_enabled and any(entry.requires_grad for entry in macro.inputs)
+def _derivative(name: str, inputs: tuple[Entry, ...], params: dict[str, Any], outputs: Sequence[Entry]) -> Entry:
+    state = local.state
+
+    def learn() -> Path:
+        if state.trace is None and not all(map(_recorded_now, history(outputs))):
+            state.path = None
+        requires_grad = state.grad_enabled and any(entry.requires_grad for entry in inputs)
+        return Path(name, params, (), inputs[0].dtype, requires_grad, user_mark())
+
+    def _recorded_now(entry: Entry) -> bool:
+        # What was realized and still has a history was recorded before the last run.
+        return entry in state.positions and not (entry.value is not None and entry.inputs)
+
+    return append(state, advance(state, (name, *params.values()), inputs, learn), inputs)
+
+
+def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
+    """The results of an entry that has several, in the shapes and dtypes of others."""
+    state = local.state
     results = []
     for index, entry in enumerate(like):
         part = Entry("project", (macro,), {"index": index}, entry.shape, entry.dtype)
         part.requires_grad = macro.requires_grad and entry.dtype.kind == "f"
-        results.append(append(part))
+        part.mark, part.trace = macro.mark, macro.trace
+        results.append(part)
+    if state.trace is None:
+        state.parts += results
+        for part in results:
+            state.positions[part] = len(state.positions)
     return results
+
+
+def owned(output: Entry) -> list[tuple[Entry, Tensor]]:
+    """The entries in the history of ``output`` whose Tensors take a gradient, in the order they came into being."""
+    state = local.state
+    place = state.positions.get(output) if state.trace is None and state.path is not None else None
+    known = state.path.owned.get(place) if state.path is not None and place is not None else None
+    if known is None:
+        found = [entry for entry in reversed(history([output])) if entry.owner is not None]
+        if state.path is not None and place is not None and all(entry in state.positions for entry in found):
+            state.path.owned[place] = tuple([state.positions[entry] for entry in found])
+    else:
+        entries = list(state.positions)
+        found = [entries[number] for number in known]
+    owners = [(entry, entry.owner() if entry.owner is not None else None) for entry in found]
+    return [(entry, owner) for entry, owner in owners if owner is not None and owner._entry is entry]
 
 
 def is_grad_enabled() -> bool:
@@ -259,35 +450,87 @@ def history(outputs: Sequence[Entry]) -> list[Entry]:
     return list(seen)
 
 
-def run(wanted: Sequence[Entry] = ()) -> None:
-    """Realize ``wanted`` and every pending entry that a live Tensor holds, as one program; drop the rest."""
-    if local.trace is not None:
+def run(wanted: Sequence[Entry] = (), updates: Sequence[tuple[Entry, Tensor]] = ()) -> None:
+    """Realize ``wanted`` and every pending entry that a live Tensor holds, as one program; drop the rest.
+
+    ``updates`` are parts of pending entries, and the Tensors whose storage takes their values.
+    """
+    state = local.state
+    if state.trace is not None:
         raise TracingError(
-            f"{local.trace.function}: a value was read inside @jit, where values are only known when the program runs; "
+            f"{state.trace.function}: a value was read inside @jit, where values are only known when the program runs; "
             "return it from the function, use tg.where instead of `if`, or name the argument in static_argnames"
         )
-    pending, local.pending = local.pending, []
-    roots = list(dict.fromkeys([*pending, *wanted]))
-    roots = [entry for entry in roots if entry.value is None and (entry.handles or entry in wanted)]
-    roots = [entry for entry in roots if entry.primitive not in ("gradient", "tangent")]
+    pending, positions, path = state.pending, state.positions, state.path
+    roots = [entry for entry in chain(pending, state.parts) if entry.handles]
+    state.begin()
+    for entry in wanted:
+        if entry.value is None and entry.primitive not in GONE and not (entry.handles and entry in positions):
+            if entry not in positions:
+                path = None
+            roots.append(entry)
     consumed = [entry.inputs[0] for entry in pending if entry.primitive == "gradient" and not entry.params["retain"]]
-    del pending
+    pending.clear()
     cells = [(entry, owner) for entry in roots if entry.owner is not None and (owner := entry.owner()) is not None]
     if roots:
         try:
-            realize(roots)
+            realize(Run(roots, path, positions, consumed, updates))
         except BaseException:
             # Nothing is lost: a cell whose new version could not be computed keeps the one it has.
             for entry, owner in cells:
                 owner._revert(entry)
             raise
-    for entry in consumed:
-        if entry.value is not None:
-            entry.primitive, entry.inputs, entry.requires_grad = "freed", (), False
     for entry, owner in cells:
         if owner._entry is entry:
             owner._commit()
 
 
-#: Realizes entries: set by `tapegrad.execution`, which stands above the compiler.
-realize: Callable[[Sequence[Entry]], None] = cast(Any, None)
+#: Primitives of entries without a history; without a value as well, a run has failed to compute them.
+GONE = ("leaf", "freed")
+
+#: What whoever wants such a value is told.
+DROPPED = "this Tensor was dropped by a failed run of the tape; compute it again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is to be computed.
+
+    Attributes
+    ----------
+    roots : list of Entry
+        What gets a value.
+    path : Path or None
+        On which it was recorded.
+    positions : dict of Entry to int
+        The places of entries on the path.
+    consumed : list of Entry
+        What has no history afterwards.
+    updates : sequence of (Entry, Tensor)
+        Roots whose values go into the storage of a Tensor.
+    """
+
+    roots: list[Entry]
+    path: Path | None
+    positions: dict[Entry, int]
+    consumed: list[Entry]
+    updates: Sequence[tuple[Entry, Tensor]]
+
+    def let_go(self) -> None:
+        """Drop the history that nobody needs once the program is known.
+
+        What still holds the value of a cell after this is somebody's, so the cell cannot be overwritten.
+        """
+        self.positions.clear()
+        for entry in self.consumed:
+            if entry.value is not None or entry.handles:
+                entry.primitive, entry.inputs, entry.requires_grad = "freed", (), False
+        for entry in self.roots:
+            if not entry.requires_grad or entry.primitive == "stop_gradient":
+                if entry.primitive != "freed":
+                    entry.primitive = "leaf"
+                entry.inputs, entry.params = (), NO_PARAMS
+
+
+#: Does a run: set by `tapegrad.execution`, which stands above the compiler.
+realize: Callable[[Run], None] = cast(Any, None)

@@ -199,7 +199,7 @@ class Tensor(Operators, TensorMethods):
             tape.run([self._entry])
         value = self._entry.value
         if value is None:
-            raise GradientError("this Tensor was dropped by a failed run of the tape; compute it again")
+            raise GradientError(tape.DROPPED)
         return value
 
     def _outer_value(self) -> np.ndarray:
@@ -263,10 +263,10 @@ class Tensor(Operators, TensorMethods):
             raise GradientError("requires_grad = False on a computed Tensor; use .detach()")
         self._leaf = bool(wanted)
         if wanted:
-            self._entry.requires_grad = True
             self._entry.owner = weakref.ref(self)
+            tape.set_requires_grad(self._entry, True)
         elif self._entry.primitive == "leaf":
-            self._entry.requires_grad = False
+            tape.set_requires_grad(self._entry, False)
 
     def requires_grad_(self, wanted: bool = True) -> Tensor:
         """Set ``requires_grad`` and return this Tensor."""
@@ -280,6 +280,7 @@ class Tensor(Operators, TensorMethods):
                 "retain_grad: no gradient reaches this Tensor; set requires_grad on what it is computed from"
             )
         self._entry.owner = weakref.ref(self)
+        tape.changed(self._entry)
 
     @property
     def is_leaf(self) -> bool:
@@ -378,7 +379,8 @@ class Tensor(Operators, TensorMethods):
             self._make_cell()
         if self._leaf or self._storage is not None:
             entry = record("stop_gradient", (new,))._entry
-            entry.requires_grad = self._leaf
+            if self._leaf:
+                tape.set_requires_grad(entry, True)
         self._rebind(entry)
 
     # Reading ----------------------------------------------------------------------------------------------------
@@ -448,7 +450,7 @@ class Tensor(Operators, TensorMethods):
 
     def __repr__(self) -> str:
         entry = self._entry
-        operation = entry.primitive
+        operation = entry.params["name"] if entry.primitive == "composite" else entry.primitive
         made = f", operation={operation}" if self._entry.requires_grad and operation not in ("leaf", "freed") else ""
         suffix = f", dtype={self.dtype}" + made
         if self._leaf:
@@ -515,22 +517,16 @@ class Tensor(Operators, TensorMethods):
                     f"backward: a Tensor of shape {shape_text(entry.shape)} has more than one element; "
                     "reduce it to a scalar (.sum(), .mean()) or give its cotangent: backward(gradient)"
                 )
-            cotangent = record_full(entry.shape, 1, self.dtype)
+            cotangent = None
         else:
-            cotangent = as_tensor(gradient, self.dtype)
-            if cotangent.dtype != self.dtype:
-                cotangent = cotangent.astype(self.dtype)
-            cotangent = record("broadcast_to", (cotangent,), shape=entry.shape)
-        owners: dict[int, tuple[Entry, Tensor]] = {}
-        for node in tape.history([entry]):
-            owner = node.owner() if node.owner is not None else None
-            if owner is not None and owner._entry is node:
-                owners[id(owner)] = (node, owner)
-        # Tensors in the order they came into being, as the walk goes backwards.
-        found = list(reversed(owners.values()))
+            given = as_tensor(gradient, self.dtype)
+            if given.dtype != self.dtype:
+                given = given.astype(self.dtype)
+            cotangent = record("broadcast_to", (given,), shape=entry.shape)._entry
+        found = tape.owned(entry)
         with tape.grad_mode(False):
-            parts = tape.gradient(entry, cotangent._entry, [node for node, _ in found], retain=retain_graph)
-            for part, (_, owner) in zip(parts, found, strict=False):
+            parts = tape.gradient(entry, cotangent, [node for node, _ in found], retain=retain_graph)
+            for part, (_, owner) in zip(parts, found, strict=True):
                 new = wrap(part)
                 old = owner.grad
                 owner._set_gradient(new if old is None else old + new)

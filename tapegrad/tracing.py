@@ -177,7 +177,7 @@ def trace(
             gradients = [_entry_of(tensor._grad, record) for tensor in kept if isinstance(tensor._grad, Tensor)]
     finally:
         tape.local.trace = None
-        _put_back(record)
+        record.put_back()
     _name_sizes(record.bindings, entries)
     roots = [*outputs, *[new for _, _, new in written], *gradients]
     graph, captured = _graph(record, entries, roots, written, len(outputs))
@@ -225,15 +225,6 @@ def _gradients(record: Trace, keep_grads: bool) -> tuple[list[Tensor], list[Tens
         else:
             kept.append(tensor)
     return kept, consumed, cleared
-
-
-def _put_back(record: Trace) -> None:
-    for tensor, old in record.entries.values():
-        tensor._entry.handles -= 1
-        tensor._entry = old
-        old.handles += 1
-    for tensor, grad in record.gradients.values():
-        tensor._grad = grad  # type: ignore[assignment]
 
 
 def _name_sizes(bindings: sizes.Bindings, entries: Sequence[Entry]) -> None:

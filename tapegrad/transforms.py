@@ -36,7 +36,7 @@ def _variable(value: Any, operation: str) -> Tensor:
         )
     variable = record("identity", (given,), index=0)
     # Also where the value itself needs no gradient: it is differentiated by.
-    variable._entry.requires_grad = True
+    tape.set_requires_grad(variable._entry, True)
     return variable
 
 
@@ -67,7 +67,7 @@ def _results(parts: Sequence[Entry], variables: Sequence[Entry], enabled: bool) 
     """Derivatives as Tensors; their history is kept only where a gradient may be asked for."""
     if not (enabled and _needs_gradient(parts, variables)):
         for part in parts:
-            part.requires_grad = False
+            tape.set_requires_grad(part, False)
     return [wrap(part) for part in parts]
 
 

@@ -180,7 +180,7 @@ class Builder:
     def _intern(
         self, primitive: str, inputs: tuple[Node, ...], params: dict[str, Any], shape: Shape, dtype: np.dtype
     ) -> Node:
-        key = (primitive, inputs, tuple((name, _key(params[name])) for name in sorted(params)), shape, dtype)
+        key = (primitive, inputs, tuple((name, hashable(params[name])) for name in sorted(params)), shape, dtype)
         node = self._interned.get(key)
         if node is None:
             node = self._interned[key] = Node(self, primitive, inputs, params, shape, dtype)
@@ -190,7 +190,7 @@ class Builder:
         return node
 
 
-def _key(value: Any) -> Any:
+def hashable(value: Any) -> Any:
     """A hashable stand-in that tells 0.0 from -0.0, True from 1, and finds NaN again."""
     if isinstance(value, bool):
         return ("bool", value)

@@ -1,0 +1,192 @@
+"""Templates: what a composed function records, written down once, and one entry on the tape after that.
+
+A function marked with `composite` is run once for each kind of arguments, on stand-ins for its Tensors; from then on a
+call appends one entry, which expands into the same primitives when a graph is made of the tape. Inside a trace the
+function simply records. `write_update` does the same for the step of an optimizer, which has several results.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from tapegrad import config, tape
+from tapegrad.errors import GraphError, user_mark
+from tapegrad.expansion import Template, collect, structure_key
+from tapegrad.paths import Path
+from tapegrad.recording import wrap
+from tapegrad.tape import Entry, Trace, local
+from tapegrad.tensor import Tensor
+
+Arguments = ParamSpec("Arguments")
+
+# Equal templates are one, so that equal tapes have one path.
+_templates: WeakValueDictionary[tuple[Any, ...], Template] = WeakValueDictionary()
+
+#: What an argument may be, beside a Tensor, for a call to be one entry. Other numbers are values, not structure.
+_STATIC = (type(None), bool, int, str)
+
+
+def _is_static(value: Any) -> bool:
+    return type(value) in _STATIC or (type(value) is tuple and all([type(item) is int for item in value]))
+
+
+def _write(function: Callable[[], list[Tensor]], name: str) -> tuple[Template, list[Entry], list[Tensor]]:
+    """The template of the results of ``function``, and the entries and Tensors that its arguments stand for."""
+    trace = Trace(name, substitutes={})
+    local.trace = trace
+    try:
+        results = function()
+        outputs = [result._entry if result._entry.trace is trace else trace.stand_in(result) for result in results]
+    finally:
+        local.trace = None
+        trace.put_back()
+    if trace.captured:
+        raise GraphError(f"{name} makes a Tensor of an array, which a composite function must not")
+    recording = collect(outputs)
+    key = structure_key(recording, outputs)
+    template = _templates.get(key)
+    if template is None:
+        checks = tuple(entry.params["message"] for entry in recording.entries if entry.primitive == "checked")
+        template = _templates[key] = Template(recording, tuple(outputs), checks)
+    given = {stand_in: (entry, tensor) for entry, (stand_in, tensor) in (trace.substitutes or {}).items()}
+    sources = [given[argument] for argument in recording.leaves]
+    return template, [entry for entry, _ in sources], [tensor for _, tensor in sources]
+
+
+def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """Let calls of a function of Tensors be one entry on the tape.
+
+    The function must make its result of its arguments alone, by operations that record, and read no value.
+    """
+
+    @functools.wraps(function)
+    def recorded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+        state = local.state
+        path = state.path
+        if path is None or state.trace is not None or len(state.pending) >= config.pending_nodes:
+            return function(*args, **kwargs)
+        positions = state.positions
+        what: list[Any] = [function]
+        operands: list[Entry] = []
+        values: list[Any] = [*args]
+        for number, value in enumerate(values):
+            if isinstance(value, np.ndarray):
+                value = values[number] = Tensor(value)
+            if isinstance(value, Tensor):
+                entry = value._entry
+                if value._weak or (entry.value is None and entry not in positions):
+                    return function(*args, **kwargs)
+                operands.append(entry)
+                what.append(Tensor if entry.dtype.kind == "f" else config.default_dtype())
+            elif _is_static(value):
+                what += (type(value), value)
+            else:
+                return function(*args, **kwargs)
+        for name, value in kwargs.items():
+            if not _is_static(value):
+                return function(*args, **kwargs)
+            what += (name, type(value), value)
+        if not operands:
+            return function(*args, **kwargs)
+
+        def learn() -> Path:
+            return _learn(lambda: function(*values, **kwargs), function.__name__, operands)
+
+        found = tape.advance(state, tuple(what), operands, learn)
+        inputs = tuple(operands) if found.order is None else tuple([operands[place] for place in found.order])
+        return wrap(tape.append(state, found, inputs))
+
+    return recorded
+
+
+def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> Path:
+    """What a call of a composite function gives."""
+    template, entries, _ = _write(lambda: [call()], name)
+    (output,) = template.outputs
+    order: tuple[int, ...] | None = tuple([operands.index(entry) for entry in entries])
+    if order == tuple(range(len(operands))):
+        order = None
+    mark = None if template.checks else user_mark()
+    if len(template.recording.entries) == len(entries) + 1 and output.inputs == tuple(template.recording.leaves):
+        # One primitive, which is nothing to expand.
+        primitive, params = output.primitive, output.params
+    else:
+        primitive, params = "composite", {"name": name, "template": template}
+    return Path(primitive, params, output.shape, output.dtype, output.requires_grad, mark, order)
+
+
+# Updates --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Update:
+    """New values for cells, from what is given and from their own.
+
+    Attributes
+    ----------
+    template : Template
+    sources : tuple
+        For each argument of the template, the number of what is given, or a Tensor.
+    written : tuple of Tensor
+        What takes the results.
+    """
+
+    template: Template
+    sources: tuple[int | Tensor, ...]
+    written: tuple[Tensor, ...]
+
+
+def write_update(function: Callable[[], None], given: Sequence[Tensor], name: str) -> Update:
+    """Write down which Tensors ``function`` rebinds, and to what; nothing is changed.
+
+    Parameters
+    ----------
+    function : callable
+        Records, and assigns to ``data`` of Tensors that exist.
+    given : sequence of Tensor
+        What is another Tensor each time.
+    name : str
+        For messages.
+    """
+    written: list[Tensor] = []
+
+    def results() -> list[Tensor]:
+        function()
+        assert local.trace is not None
+        written.extend(tensor for tensor, _ in local.trace.entries.values())
+        return [wrap(tensor._entry) for tensor in written]
+
+    template, _, tensors = _write(results, name)
+    numbers = {id(tensor): number for number, tensor in enumerate(given)}
+    return Update(template, tuple([numbers.get(id(tensor), tensor) for tensor in tensors]), tuple(written))
+
+
+def run_update(update: Update, given: Sequence[Tensor]) -> None:
+    """Record an update as one entry and run the tape; the new values go where the old ones lie."""
+    if any([tensor._entry.value is None for tensor in update.written]):
+        tape.run()
+    tape.run(updates=list(zip(_record_update(update, given), update.written, strict=True)))
+
+
+def _record_update(update: Update, given: Sequence[Tensor]) -> list[Entry]:
+    state = local.state
+    template = update.template
+    tensors = [given[source] if isinstance(source, int) else source for source in update.sources]
+    inputs = tuple([tensor._entry for tensor in tensors])
+
+    def learn() -> Path:
+        mark = None if template.checks else user_mark()
+        return Path("update", {"template": template}, (), np.dtype(np.float32), False, mark)
+
+    with tape.grad_mode(False):
+        path = tape.advance(state, ("update", template), inputs, learn)
+        parts = tape.project(tape.append(state, path, inputs), template.outputs)
+    for part in parts:
+        part.handles = 1
+    return parts
