@@ -90,6 +90,11 @@ class Module:
         raise OptionError(f"{type(self).__name__} has no forward(); define one")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            # The most frequent call: what is of the right dtype goes in as it is.
+            entry = args[0]._entry
+            if entry.dtype.kind != "f" or self._parameter_dtype() in (None, entry.dtype):
+                return self.forward(args[0])
         dtype = self._parameter_dtype()
         return self.forward(
             *[_cast_input(value, dtype) for value in args],
@@ -100,7 +105,7 @@ class Module:
         """The dtype of the first parameter, looking depth first."""
         for parameter in self._parameters.values():
             if parameter is not None:
-                return parameter.dtype
+                return parameter._entry.dtype
         for module in self._modules.values():
             dtype = module._parameter_dtype() if module is not None else None
             if dtype is not None:
@@ -411,6 +416,10 @@ def freeze(value: Any) -> Hashable:
 
 def clear_gradients(parameters: Iterator[Parameter] | list[Parameter], set_to_none: bool) -> None:
     """Set ``grad`` to None, or, where there is one, to zeros."""
+    if set_to_none and tape.local.trace is None:
+        for parameter in parameters:
+            parameter._grad = None
+        return
     for parameter in parameters:
         if set_to_none or parameter._grad is None:
             parameter.grad = None

@@ -157,9 +157,7 @@ def realize(run: Run) -> None:
             if value is not cell:
                 cell[...] = value
             continue
-        # A result may be a view of a leaf or of another result; what a Tensor shows must be its own.
-        own = value.flags.owndata and value.flags.c_contiguous and not any([value is given for given in values])
-        entry.value = value if own else np.array(value, order="C", copy=True)
+        entry.value = value
     if not run.updates:
         run.let_go()
 

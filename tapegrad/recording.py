@@ -21,6 +21,7 @@ else:
     Tensor: Any = None  # `tapegrad.tensor`, which stands on this module, puts its class here
 
 DTYPES = (FLOAT32, FLOAT64, INT32, INT64, UINT8, BOOL)
+_NATIVE = frozenset(DTYPES)
 Number = bool | int | float
 #: What an operation takes where it wants an array.
 TensorLike = Union["Tensor", Dim, np.ndarray, Number, Sequence[Any]]
@@ -28,6 +29,8 @@ TensorLike = Union["Tensor", Dim, np.ndarray, Number, Sequence[Any]]
 
 def private_array(data: Any, dtype: Any) -> np.ndarray:
     """A private, C-contiguous, native array of ``data`` in one of our dtypes."""
+    if type(data) is np.ndarray and dtype is None and data.dtype in _NATIVE:
+        return data.copy()
     if isinstance(data, np.ndarray | np.generic):
         wanted = np.dtype(dtype) if dtype is not None else data.dtype.newbyteorder("=")
     else:

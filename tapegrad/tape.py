@@ -329,7 +329,7 @@ def gradient(output: Entry, cotangent: Entry | None, variables: Sequence[Entry],
     """
     given = cotangent is not None
     inputs = (output, *variables) if cotangent is None else (output, cotangent, *variables)
-    macro = _derivative("gradient", inputs, {"retain": retain, "given": given}, [output])
+    macro = _derivative("gradient", inputs, {"retain": retain, "given": given}, (output,))
     return project(macro, variables)
 
 
@@ -359,16 +359,18 @@ def _derivative(name: str, inputs: tuple[Entry, ...], params: dict[str, Any], ou
 def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
     """The results of an entry that has several, in the shapes and dtypes of others."""
     state = local.state
-    results = []
-    for index, entry in enumerate(like):
-        part = Entry("project", (macro,), {"index": index}, entry.shape, entry.dtype)
-        part.requires_grad = macro.requires_grad and entry.dtype.kind == "f"
-        part.mark, part.trace = macro.mark, macro.trace
-        results.append(part)
-    if state.trace is None:
-        state.parts += results
+    inputs, mark, passes = (macro,), macro.mark, macro.requires_grad
+    results = [
+        Entry("project", inputs, {"index": index}, e.shape, e.dtype, None, passes and e.dtype.kind == "f", mark)
+        for index, e in enumerate(like)
+    ]
+    if state.trace is not None:
         for part in results:
-            state.positions[part] = len(state.positions)
+            part.trace = state.trace
+    else:
+        state.parts += results
+        for place, part in enumerate(results, len(state.positions)):
+            state.positions[part] = place
     return results
 
 
@@ -384,8 +386,11 @@ def owned(output: Entry) -> list[tuple[Entry, Tensor]]:
     else:
         entries = list(state.positions)
         found = [entries[number] for number in known]
-    owners = [(entry, entry.owner() if entry.owner is not None else None) for entry in found]
-    return [(entry, owner) for entry, owner in owners if owner is not None and owner._entry is entry]
+    return [
+        (entry, owner)
+        for entry in found
+        if entry.owner is not None and (owner := entry.owner()) is not None and owner._entry is entry
+    ]
 
 
 def is_grad_enabled() -> bool:
@@ -393,15 +398,20 @@ def is_grad_enabled() -> bool:
     return local.grad_enabled
 
 
-@contextmanager
-def grad_mode(enabled: bool) -> Iterator[None]:
+class grad_mode(AbstractContextManager[None]):
     """Switch the recording of gradients within the block, on this thread."""
-    previous = local.grad_enabled
-    local.grad_enabled = enabled
-    try:
-        yield
-    finally:
-        local.grad_enabled = previous
+
+    __slots__ = ("_enabled", "_previous", "_state")
+
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def __enter__(self) -> None:
+        self._state = local.state
+        self._previous, self._state.grad_enabled = self._state.grad_enabled, self._enabled
+
+    def __exit__(self, *exception: object) -> None:
+        self._state.grad_enabled = self._previous
 
 
 def no_grad() -> AbstractContextManager[None]:

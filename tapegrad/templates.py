@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from tapegrad import config, tape
+from tapegrad import config, paths, tape
 from tapegrad.errors import GraphError, user_mark
 from tapegrad.expansion import Template, collect, structure_key
 from tapegrad.paths import Path
@@ -30,10 +30,6 @@ _templates: WeakValueDictionary[tuple[Any, ...], Template] = WeakValueDictionary
 
 #: What an argument may be, beside a Tensor, for a call to be one entry. Other numbers are values, not structure.
 _STATIC = (type(None), bool, int, str)
-
-
-def _is_static(value: Any) -> bool:
-    return type(value) in _STATIC or (type(value) is tuple and all([type(item) is int for item in value]))
 
 
 def _write(function: Callable[[], list[Tensor]], name: str) -> tuple[Template, list[Entry], list[Tensor]]:
@@ -72,37 +68,56 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
         if path is None or state.trace is not None or len(state.pending) >= config.pending_nodes:
             return function(*args, **kwargs)
         positions = state.positions
-        what: list[Any] = [function]
+        # As in `tape.advance`, with everything where the arguments are: a type stands before what is no Tensor.
+        key: list[Any] = [path, state.grad_enabled, function]
         operands: list[Entry] = []
-        values: list[Any] = [*args]
-        for number, value in enumerate(values):
-            if isinstance(value, np.ndarray):
-                value = values[number] = Tensor(value)
+        entered: list[Entry] = []
+        whole = True
+        for value in (*args, *[item for pair in kwargs.items() for item in pair]) if kwargs else args:
             if isinstance(value, Tensor):
                 entry = value._entry
-                if value._weak or (entry.value is None and entry not in positions):
-                    return function(*args, **kwargs)
+                place: Any = positions.get(entry)
+                if place is None:
+                    whole = whole and entry.value is not None
+                    place = paths.kind(entry)
+                    positions[entry] = len(positions)
+                    entered.append(entry)
                 operands.append(entry)
-                what.append(Tensor if entry.dtype.kind == "f" else config.default_dtype())
-            elif _is_static(value):
-                what += (type(value), value)
+                key.append(place)
+                if value._weak:
+                    whole = False
+                elif entry.dtype.kind != "f":
+                    key.append(config.default_dtype())
+            elif type(value) in _STATIC or (type(value) is tuple and all([type(item) is int for item in value])):
+                key += (type(value), value)
             else:
-                return function(*args, **kwargs)
-        for name, value in kwargs.items():
-            if not _is_static(value):
-                return function(*args, **kwargs)
-            what += (name, type(value), value)
-        if not operands:
+                whole = False
+        if not whole or not operands:
+            _leave(positions, entered)
+            if any([isinstance(value, np.ndarray) for value in args]):
+                return again(*[Tensor(value) if isinstance(value, np.ndarray) else value for value in args], **kwargs)
             return function(*args, **kwargs)
-
-        def learn() -> Path:
-            return _learn(lambda: function(*values, **kwargs), function.__name__, operands)
-
-        found = tape.advance(state, tuple(what), operands, learn)
+        step = tuple(key)
+        found = paths.steps.get(step)
+        if found is None:
+            try:
+                found = _learn(lambda: function(*args, **kwargs), function.__name__, operands)
+            except BaseException:
+                _leave(positions, entered)
+                raise
+            paths.learn(step, found)
+        state.path = found
         inputs = tuple(operands) if found.order is None else tuple([operands[place] for place in found.order])
         return wrap(tape.append(state, found, inputs))
 
+    again: Callable[..., Tensor] = recorded
     return recorded
+
+
+def _leave(positions: dict[Entry, int], entered: Sequence[Entry]) -> None:
+    """Take back that leaves were used."""
+    for entry in entered:
+        del positions[entry]
 
 
 def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> Path:

@@ -526,8 +526,12 @@ class Tensor(Operators, TensorMethods):
         found = tape.owned(entry)
         with tape.grad_mode(False):
             parts = tape.gradient(entry, cotangent, [node for node, _ in found], retain=retain_graph)
+            tracing = tape.local.state.trace is not None
             for part, (_, owner) in zip(parts, found, strict=True):
                 new = wrap(part)
+                if not tracing and owner._grad is None:
+                    owner._grad = new
+                    continue
                 old = owner.grad
                 owner._set_gradient(new if old is None else old + new)
 
