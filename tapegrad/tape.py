@@ -141,6 +141,11 @@ class Trace:
             known = self.substitutes[entry] = (argument, tensor)
         return known[0]
 
+    def forget(self) -> None:
+        """Let go of everything from outside."""
+        for known in (self.captured, self.entries, self.gradients, self.expected, self.substitutes or {}):
+            known.clear()
+
     def put_back(self) -> None:
         """Give Tensors from outside the entries and gradients that they had before the trace."""
         for tensor, old in self.entries.values():

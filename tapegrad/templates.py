@@ -52,6 +52,8 @@ def _write(function: Callable[[], list[Tensor]], name: str) -> tuple[Template, l
         template = _templates[key] = Template(recording, tuple(outputs), checks)
     given = {stand_in: (entry, tensor) for entry, (stand_in, tensor) in (trace.substitutes or {}).items()}
     sources = [given[argument] for argument in recording.leaves]
+    # A template outlives what it was written with.
+    trace.forget()
     return template, [entry for entry, _ in sources], [tensor for _, tensor in sources]
 
 
