@@ -139,7 +139,21 @@ UFUNCS: dict[str, Callable[..., Any]] = {
 
 
 _Method = Callable[[Any, Any], "Tensor"]
+_REMEMBERED_NUMBERS = 1024
 _OPERANDS = (Dim, bool, int, float, np.ndarray, np.generic, list, tuple)
+
+
+# The arrays of numbers that meet Tensors, by number and kind of leaf; not of 0, which has two signs.
+_numbers: dict[tuple[Any, ...], np.ndarray] = {}
+
+
+def _number(value: float, dtype: np.dtype) -> np.ndarray:
+    array = np.array(value, dtype)
+    if len(_numbers) >= _REMEMBERED_NUMBERS:
+        _numbers.clear()
+    if value:
+        _numbers[value, NUMBER_KINDS[dtype]] = array
+    return array
 
 
 def _operator(function: _Method, swapped: bool = False) -> _Method:
@@ -185,7 +199,10 @@ def _elementwise(
             found = steps.get((path, state.grad_enabled, primitive, *places))
             if found is None:
                 return general(self, other)
-            number = Entry("leaf", (), NO_PARAMS, (), mine.dtype, np.array(other, mine.dtype))
+            value = _numbers.get((other, kind)) if other else None
+            number = Entry(
+                "leaf", (), NO_PARAMS, (), mine.dtype, _number(other, mine.dtype) if value is None else value
+            )
             positions[number] = len(positions)
             inputs = (number, mine) if swapped else (mine, number)
         state.path = found
