@@ -186,8 +186,10 @@ def _elementwise(
         if isinstance(other, Operators):
             if other._weak:  # type: ignore[attr-defined]
                 return general(self, other)
-            inputs = (mine, other._entry)  # type: ignore[attr-defined]
-            found = steps.get((path, state.grad_enabled, primitive, positions.get(mine), positions.get(inputs[1])))
+            theirs = other._entry  # type: ignore[attr-defined]
+            inputs = (theirs, mine) if swapped else (mine, theirs)
+            first, second = inputs
+            found = steps.get((path, state.grad_enabled, primitive, positions.get(first), positions.get(second)))
             if found is None:
                 return general(self, other)
         else:

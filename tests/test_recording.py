@@ -170,6 +170,13 @@ class TestAgain:
         a, b = tg.Tensor(3.0), tg.Tensor(5.0)
         assert [float(a * b), float(a * a), float(b * a), float(b * b)] == [15.0, 9.0, 15.0, 25.0]
 
+    def test_comparisons_keep_their_sides(self) -> None:
+        a, b = tg.Tensor([1.0, 2.0, 3.0]), tg.Tensor([3.0, 2.0, 1.0])
+        for _ in range(2):
+            assert (a < b).tolist() == [True, False, False] and (a > b).tolist() == [False, False, True]
+            assert (a <= b).tolist() == [True, True, False] and (a >= b).tolist() == [False, True, True]
+            assert (a > 2).tolist() == [False, False, True] and (2 >= a).tolist() == [True, True, False]
+
     def test_gradient_mode_and_later_changes_are_part_of_the_path(self) -> None:
         def value(enabled: bool, late: bool) -> float | None:
             x = tg.Tensor(3.0, requires_grad=not late)
