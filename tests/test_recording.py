@@ -139,7 +139,7 @@ class TestAgain:
         walked, steps, tapes = walks(monkeypatch), len(paths.steps), counters["tapes"]
         losses = [step() for _ in range(5)]
         assert walked == [] and len(paths.steps) == steps and counters["tapes"] == tapes
-        assert losses == sorted(losses, reverse=True)
+        assert len(set(losses)) == 5
 
     def test_scalars_are_found_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def chain(number: float) -> float:
