@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.jit import Jitted, jit
-from tapegrad.kernels.cpu import philox
 from tapegrad.models.data.dataset import Dataset
 from tapegrad.models.data.loader import DataLoader
 from tapegrad.models.losses import binary_cross_entropy_with_logits
@@ -26,10 +25,6 @@ from tapegrad.tensor import Tensor
 Array = NDArray[Any]
 Pair = tuple[ArrayLike, ArrayLike]
 
-#: Rows gathered for one native call of many steps: few enough that they are still in the cache when they are read.
-GATHERED_BYTES = 1 << 20
-#: Steps in one native call, so that Ctrl-C and the progress bar keep working.
-STEPS_A_CALL = 1000
 #: Rows that are predicted at once.
 PREDICTED_ROWS = 1024
 
@@ -256,44 +251,36 @@ def _epoch(
     step: Jitted, loader: DataLoader, schedule: Schedule | None, history: History, advance: Callable[[int, float], None]
 ) -> float:
     """Train on every batch once; the mean loss."""
-    total = 0.0
-    for arrays in _stacked_batches(loader):
-        steps, rows = arrays[0].shape[:2]
-        if schedule is not None:
-            arrays = (*arrays, schedule.values(steps, schedule.last_step))
-        if not step.stats().traces:
-            # Compiles, the library functions too, so that the clock below measures training alone.
-            program = step.program(*[array[0] for array in arrays])
-            if program is not None:
-                program.give_frame(program.take_frame())
-        start = time.perf_counter()
-        losses = np.asarray(step.scan(*arrays))
-        history.seconds += time.perf_counter() - start
-        if schedule is not None:
-            schedule.last_step += steps
-        history.step_losses.extend(losses.tolist())
-        total += float(losses.sum(dtype=np.float64)) * rows
-        advance(steps, float(losses[-1]))
-    if schedule is not None:
-        schedule.optimizer.lr = schedule.get_last_lr()
-    trained = loader.rows if not loader.drop_last else len(loader) * loader.batch_size
-    return total / trained
-
-
-def _stacked_batches(loader: DataLoader) -> Iterator[tuple[Array, ...]]:
-    """The batches of the loader's next epoch, as many stacked along a leading axis as go into one native call."""
+    arrays, size, rows = loader.arrays, loader.batch_size, loader.rows
+    rates = [schedule.values(len(loader), schedule.last_step)] if schedule is not None else []
+    if not step.stats().traces:
+        # Compiles, the library functions too, so that the clock below measures training alone.
+        program = step.program(*[array[:size] for array in arrays], *[rate[0] for rate in rates])
+        if program is not None:
+            program.give_frame(program.take_frame())
     epoch, loader.epoch = loader.epoch, loader.epoch + 1
-    order = philox.permutation(loader.seed, epoch, loader.rows) if loader.shuffle else np.arange(loader.rows)
-    size = loader.batch_size
-    whole = loader.rows // size
-    row_bytes = sum(array.nbytes // max(loader.rows, 1) for array in loader.arrays)
-    stacked = min(max(GATHERED_BYTES // max(row_bytes * size, 1), 1), STEPS_A_CALL)
-    for start in range(0, whole, stacked):
-        count = min(stacked, whole - start)
-        rows = order[start * size : (start + count) * size].reshape(count, size)
-        yield tuple(array[rows] for array in loader.arrays)
-    if loader.rows % size and not loader.drop_last:
-        yield tuple(array[order[None, whole * size :]] for array in loader.arrays)
+    start = time.perf_counter()
+    losses = np.asarray(
+        step.epochs(
+            *arrays,
+            batch_size=size,
+            shuffle=loader.shuffle,
+            seed=loader.seed,
+            drop_last=loader.drop_last,
+            first_epoch=epoch,
+            per_step=rates,
+            progress=lambda steps, loss: advance(steps, float(loss)),
+        )
+    )[0]
+    history.seconds += time.perf_counter() - start
+    if schedule is not None:
+        schedule.last_step += len(losses)
+        schedule.optimizer.lr = schedule.get_last_lr()
+    history.step_losses.extend(losses.tolist())
+    trained = np.full(len(losses), size)
+    if not loader.drop_last and rows % size:
+        trained[-1] = rows % size
+    return float(np.average(losses.astype(np.float64), weights=trained))
 
 
 def _validate(evaluation: Jitted, loss: Loss, held_out: tuple[Array, Array], history: History) -> None:

@@ -1,19 +1,27 @@
-"""Many steps of a jitted function in one native call."""
+"""Many steps of a jitted function in few native calls: over stacked slices, or over epochs of shuffled batches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tapegrad import pytree, tape
-from tapegrad.errors import ShapeError
+from tapegrad.errors import OptionError, ShapeError
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, wrap
+from tapegrad.runtime.cpu import permutation
 from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tapegrad.jit import Jitted
+    from tapegrad.jit import Jitted, Specialization
+
+#: Row numbers that are drawn for one native call: whole epochs of small data sets run together.
+ROWS_DRAWN = 1 << 18
+
+#: Called after each native call with the number of steps that it did and the first result of the last of them.
+Progress = Callable[[int, Any], None]
 
 
 def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
@@ -31,28 +39,155 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
     firsts = [array[0] for array in arrays]
     args, kwargs = pytree.unflatten(structure, firsts)
     specialization = step._find(firsts, structure, args, kwargs)
-    traced = specialization.traced
     if specialization.carries_gradients:
         # Gradients that accumulate from step to step change hands between calls.
-        results = [step(*pytree.unflatten(structure, [array[index] for array in arrays])[0]) for index in range(steps)]
-        flat = [pytree.flatten(result)[0] for result in results]
-        stacked: list[Any] = [
-            wrap(tape.leaf(np.stack([leaf._value() for leaf in column])))
-            if isinstance(column[0], Tensor)
-            else column[0]
-            for column in zip(*flat, strict=True)
-        ]
-        return pytree.unflatten(traced.structure, stacked)
-    inputs = specialization.inputs(firsts)
-    scanned = list(range(len(specialization.dynamic)))
-    for place, (number, argument) in enumerate(specialization.dynamic):
-        inputs[place] = np.ascontiguousarray(arrays[number], dtype=argument.dtype)
-    outputs = specialization.program.scan(inputs, scanned, steps)
+        calls = (pytree.unflatten(structure, [array[index] for array in arrays])[0] for index in range(steps))
+        return _one_by_one(step, specialization, calls)
+    outputs = _run(step, specialization, arrays, steps)
+    return specialization.finish(_last_gradients(specialization, outputs))
+
+
+def epochs(
+    step: Jitted,
+    leaves: Sequence[Any],
+    per_step: Sequence[Any],
+    *,
+    batch_size: int,
+    epochs: int,
+    shuffle: bool,
+    seed: int,
+    drop_last: bool,
+    first_epoch: int,
+    progress: Progress | None,
+) -> Any:
+    """``step`` on every batch of rows of ``leaves``, epoch after epoch; see `tapegrad.jit.Jitted.epochs`."""
+    arrays, vectors = [_array(leaf) for leaf in leaves], [_array(leaf) for leaf in per_step]
+    shapes = [array.shape for array in arrays]
+    if batch_size < 1 or epochs < 1:
+        raise OptionError(f"epochs: batch_size and epochs must be at least 1, but are {batch_size} and {epochs}")
+    if not arrays or any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+        texts = ", ".join(shape_text(shape) for shape in shapes) or "none"
+        raise ShapeError(f"epochs: all arrays need the same number of rows; the shapes are {texts}")
+    count = shapes[0][0]
+    whole, rest = divmod(count, batch_size)
+    rest = 0 if drop_last else rest
+    steps = whole + bool(rest)
+    if steps == 0:
+        raise ShapeError(f"epochs: there is no batch: {count} rows, batch_size {batch_size}")
+    if any(not vector.ndim or len(vector) != epochs * steps for vector in vectors):
+        raise ShapeError(
+            f"epochs: what is given per step needs {epochs * steps} elements: {epochs} epochs of {steps} steps"
+        )
+
+    def order(epoch: int) -> np.ndarray:
+        return permutation(seed, first_epoch + epoch, count) if shuffle else np.arange(count)
+
+    # Where all batches are equal, several epochs make one native call.
+    together = 1 if rest else max(1, min(epochs, ROWS_DRAWN // count))
+    parts: list[list[Any]] = []
+    structure: Any = None
+    done = 0
+    for epoch in range(0, epochs, together):
+        orders = [order(number) for number in range(epoch, min(epoch + together, epochs))]
+        runs = [np.concatenate([rows[: whole * batch_size] for rows in orders]).reshape(-1, batch_size)]
+        if rest:
+            runs.append(orders[0][None, whole * batch_size :])
+        for rows in runs:
+            if len(rows):
+                slices = [vector[done : done + len(rows)] for vector in vectors]
+                result = _rows(step, arrays, rows, slices, not shuffle and len(orders) == 1, progress)
+                leaves, structure = pytree.flatten(result)
+                parts.append(leaves)
+                done += len(rows)
+    return pytree.unflatten(structure, [_joined(column, epochs, steps) for column in zip(*parts, strict=True)])
+
+
+def _rows(
+    step: Jitted,
+    arrays: Sequence[np.ndarray],
+    rows: np.ndarray,
+    vectors: Sequence[np.ndarray],
+    in_order: bool,
+    progress: Progress | None,
+) -> Any:
+    """The results of one step for each line of ``rows``, stacked; ``in_order`` says that the rows are neighbours."""
+    steps, size = rows.shape
+    examples = (*(array[:size] for array in arrays), *(vector[0] for vector in vectors))
+    leaves, structure = pytree.flatten((examples, {}))
+    specialization = step._find(leaves, structure, examples, {})
+    if specialization.carries_gradients:
+        calls = (
+            [*(array[rows[number]] for array in arrays), *(vector[number] for vector in vectors)]
+            for number in range(steps)
+        )
+        return _one_by_one(step, specialization, calls)
+    if in_order:
+        start, stop = int(rows[0, 0]), int(rows[-1, -1]) + 1
+        batches = [array[start:stop].reshape(steps, size, *array.shape[1:]) for array in arrays]
+        outputs = _run(step, specialization, [*batches, *vectors], steps, progress=progress)
+    else:
+        outputs = _run(step, specialization, [*arrays, *vectors], steps, rows, len(arrays), progress)
+    return specialization.finish(_last_gradients(specialization, outputs))
+
+
+def _run(
+    step: Jitted,
+    specialization: Specialization,
+    arrays: Sequence[np.ndarray],
+    steps: int,
+    rows: np.ndarray | None = None,
+    gathered: int = 0,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """The stacked outputs of steps over slices of ``arrays``, or over rows of the first ``gathered`` of them."""
+    numbers = [number for number, _ in specialization.dynamic]
+    inputs = [np.ascontiguousarray(arrays[number], dtype=argument.dtype) for number, argument in specialization.dynamic]
+    inputs += [read() for read in specialization.readers]
+    places = {place for place, number in enumerate(numbers) if number < gathered}
+    reported = 0
+
+    def between(done: int, outputs: Sequence[np.ndarray]) -> None:
+        nonlocal reported
+        assert progress is not None
+        progress(done - reported, outputs[0][done - 1] if specialization.returns else None)
+        reported = done
+
+    outputs = specialization.program.scan(
+        inputs, set(range(len(numbers))) - places, steps, places, rows, between if progress is not None else None
+    )
     step._counts["calls"] += steps
     step._counts["kernels"] += steps * specialization.program.kernel_count
-    kept = specialization.returns + len(traced.written)
-    outputs = [output if number < kept else np.array(output[-1]) for number, output in enumerate(outputs)]
-    return specialization.finish(outputs)
+    return outputs
+
+
+def _last_gradients(specialization: Specialization, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs, of gradients that are kept only the last."""
+    kept = specialization.returns + len(specialization.traced.written)
+    return [output if number < kept else np.array(output[-1]) for number, output in enumerate(outputs)]
+
+
+def _one_by_one(step: Jitted, specialization: Specialization, calls: Iterable[Sequence[Any]]) -> Any:
+    """The results of single calls, stacked."""
+    flat = [pytree.flatten(step(*arguments))[0] for arguments in calls]
+    stacked: list[Any] = [
+        wrap(tape.leaf(np.stack([leaf._value() for leaf in column]))) if isinstance(column[0], Tensor) else column[0]
+        for column in zip(*flat, strict=True)
+    ]
+    return pytree.unflatten(specialization.traced.structure, stacked)
+
+
+def _joined(parts: Sequence[Any], epochs: int, steps: int) -> Any:
+    """The results of some runs as one, with an axis of epochs and one of steps."""
+    if not isinstance(parts[0], Tensor):
+        return parts[0]
+    arrays = [part._value() for part in parts]
+    if len({array.shape[1:] for array in arrays}) != 1:
+        texts = " and ".join(dict.fromkeys(shape_text(array.shape[1:]) for array in arrays))
+        raise ShapeError(
+            f"epochs: the results of whole and short batches have shapes {texts}, which cannot be stacked; "
+            "return a mean, or leave the short batch out with drop_last=True"
+        )
+    return wrap(tape.leaf(np.concatenate(arrays).reshape(epochs, steps, *arrays[0].shape[1:])))
 
 
 def _array(leaf: Any) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad.errors import BoundsError, GradientError, OptionError, TracingError
+from tapegrad.errors import BoundsError, GradientError, OptionError, ShapeError, TracingError
 from tapegrad.jit import RetraceWarning
+from tapegrad.models import DataLoader
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import interpret
 from tapegrad.testing import assert_compiles
@@ -370,6 +371,113 @@ class TestScan:
         f = tg.jit(lambda x, y: x + y)
         with pytest.raises(tg.errors.ShapeError, match="leading axis"):
             f.scan(np.ones((3, 2)), np.ones((4, 2)))
+
+
+class TestEpochs:
+    """Whole epochs have the bits of the loop over a DataLoader."""
+
+    @pytest.mark.parametrize(
+        ("rows", "size", "shuffle", "drop_last"),
+        [(23, 5, True, False), (23, 5, True, True), (23, 5, False, False), (20, 5, True, False), (20, 5, False, False),
+         (3, 5, True, False), (4, 1, True, False), (5000, 512, True, False)],
+    )  # fmt: skip
+    def test_the_bits_of_the_loop(self, rows: int, size: int, shuffle: bool, drop_last: bool) -> None:
+        x, y = batch(rows)
+        whole, single = Net(), Net()
+        losses = tg.jit(whole.step).epochs(
+            x, y, batch_size=size, epochs=3, shuffle=shuffle, seed=7, drop_last=drop_last
+        )
+        loader = DataLoader(x, y, batch_size=size, shuffle=shuffle, seed=7, drop_last=drop_last)
+        step = tg.jit(single.step)
+        expected = [[step(*arrays).item() for arrays in loader] for _ in range(3)]
+        assert losses.tolist() == expected
+        for mine, other in zip(values(whole), values(single), strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+    def test_many_epochs_are_few_native_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tapegrad.compiler.frame.NATIVE_SECONDS", 1e9)
+        x, y = batch(6)
+        step = tg.jit(Net().step)
+        step.epochs(x, y, batch_size=3)
+        before = counters.snapshot()
+        assert step.epochs(x, y, batch_size=3, epochs=50).shape == (50, 2)
+        after = counters.snapshot()
+        # The first pieces are short, to see how long a step takes.
+        assert after["native_calls"] - before["native_calls"] == 5 and after["door_copies"] == before["door_copies"]
+        assert step.stats().calls == 102
+
+    def test_going_on_where_another_run_stopped(self) -> None:
+        x, y = batch(11)
+        once, twice = Net(), Net()
+        all_losses = tg.jit(once.step).epochs(x, y, batch_size=4, epochs=4)
+        step = tg.jit(twice.step)
+        parts = [step.epochs(x, y, batch_size=4, epochs=2, first_epoch=first).tolist() for first in (0, 2)]
+        assert parts[0] + parts[1] == all_losses.tolist()
+
+    def test_a_rate_for_each_step(self) -> None:
+        x, y = batch(5)
+        rates = np.linspace(0.1, 0.5, 6, dtype=np.float32)
+        whole, single = Net(), Net()
+        losses = tg.jit(whole.step).epochs(x, y, batch_size=2, epochs=2, shuffle=False, per_step=[rates])
+        step = tg.jit(single.step)
+        starts = [0, 2, 4, 0, 2, 4]
+        expected = [
+            step(x[start : start + 2], y[start : start + 2], rate).item()
+            for start, rate in zip(starts, rates, strict=True)
+        ]
+        assert losses.numpy().ravel().tolist() == expected
+
+    def test_progress_is_reported_between_native_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tapegrad.compiler.frame.NATIVE_SECONDS", 0.0)
+        x, y = batch(7)
+        seen: list[tuple[int, float]] = []
+        losses = tg.jit(Net().step).epochs(
+            x, y, batch_size=2, epochs=2, progress=lambda steps, loss: seen.append((steps, float(loss)))
+        )
+        assert seen == [(1, loss) for loss in losses.numpy().ravel().tolist()]
+
+    def test_what_is_interrupted_has_trained_so_far(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tapegrad.compiler.frame.NATIVE_SECONDS", 0.0)
+        x, y = batch(8)
+        net, twin = Net(), Net()
+
+        def stop(steps: int, loss: Any) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tg.jit(net.step).epochs(x, y, batch_size=2, shuffle=False, progress=stop)
+        twin.step(x[:2], y[:2])
+        for mine, other in zip(values(net), values(twin), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-6)
+
+    def test_gradients_that_accumulate_are_carried(self) -> None:
+        w = tg.Tensor([1.0, 2.0], requires_grad=True)
+
+        @tg.jit
+        def accumulate(x: Any) -> tg.Tensor:
+            loss = (w * x).sum()
+            loss.backward()
+            return loss
+
+        x = np.arange(10, dtype="f").reshape(5, 2)
+        accumulate.epochs(x, batch_size=2, epochs=2)
+        assert w.grad is not None
+        np.testing.assert_allclose(w.grad.numpy(), 2 * x.sum(0))
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        step = tg.jit(lambda x: 2 * x)
+        x = np.ones(5, "f")
+        with pytest.raises(ShapeError, match="short batches have shapes"):
+            step.epochs(x, batch_size=2)
+        assert step.epochs(x, batch_size=2, drop_last=True).shape == (1, 2, 2)
+        with pytest.raises(OptionError, match="at least 1"):
+            step.epochs(x, batch_size=0)
+        with pytest.raises(ShapeError, match="no batch"):
+            step.epochs(x, batch_size=6, drop_last=True)
+        with pytest.raises(ShapeError, match="same number of rows"):
+            tg.jit(lambda x, y: x + y).epochs(x, np.ones(4, "f"), batch_size=2)
+        with pytest.raises(ShapeError, match="per step needs 3"):
+            step.epochs(x, batch_size=2, per_step=[np.ones(2)])
 
 
 def test_consumed_gradients_say_how_to_keep_them() -> None:

@@ -6,6 +6,7 @@ Numba; `entries` makes entries from loaded addresses and does not.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -51,15 +52,43 @@ def call_program(typing_context: Any, program: Any, block: Any) -> Any:
     return types.int32(types.int64, types.int64), emit
 
 
-def repeat_program(program: Any, block: int, steps: int, table: int, rows: int) -> Any:
+def _python_copy_bytes(target: int, source: int, count: int) -> None:
+    ctypes.memmove(int(target), int(source), int(count))
+
+
+@with_twin(_python_copy_bytes)
+def copy_bytes(typing_context: Any, target: Any, source: Any, count: Any) -> Any:
+    """``copy_bytes(target, source, count)``: from one address to another; the two do not overlap."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        copy = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, WORD])
+        places = [builder.inttoptr(address, byte) for address in arguments[:2]]
+        builder.call(copy, [*places, arguments[2], ir.Constant(ir.IntType(1), 0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
+
+
+def repeat_program(program: Any, block: int, steps: int, table: int, rows: int, gathered: int, arrays: int) -> Any:
     """Run a program `steps` times and return the first nonzero status, else 0.
 
-    After each step, each of the table's `rows` rows of two int64 words (word of the block, increment) is added to the
-    block: addresses move to the next slice of the inputs, counters count.
+    Before each step, rows of the `arrays` gathered arrays are copied to where the program reads them. Each has five
+    words: the array's address, the bytes of a row, the address of the rows' numbers, how many, the address they go to;
+    the third moves on. After each step, each of the table's `rows` rows of two int64 words (word of the block,
+    increment) is added to the block: addresses move to the next slice of the inputs, counters count.
     """
-    words = pointer_i64_at(block, 0, 2, 0)
-    moves = pointer_i64_at(table, 1, 2, 0)
+    words = pointer_i64_at(block, 0, 3, 0)
+    moves = pointer_i64_at(table, 1, 3, 0)
+    gathers = pointer_i64_at(gathered, 2, 3, 0)
     for _ in range(steps):
+        for array in range(arrays):
+            source, size = gathers[5 * array], gathers[5 * array + 1]
+            numbers = pointer_i64_at(gathers[5 * array + 2], -1, 0, 0)
+            count, target = gathers[5 * array + 3], gathers[5 * array + 4]
+            for place in range(count):
+                copy_bytes(target + place * size, source + numbers[place] * size, size)
+            gathers[5 * array + 2] = gathers[5 * array + 2] + 8 * count
         status = call_program(program, block)
         if status != 0:
             return status
@@ -114,7 +143,7 @@ FUNCTIONS: dict[str, LibraryFunction] = {
     for function in (
         *(_product(suffix) for suffix in ("f32", "f64", "i32", "i64", "u8")),
         LibraryFunction("permutation", types.void(*[types.int64] * 4), lambda: permutation),
-        LibraryFunction("repeat_program", types.int32(*[types.int64] * 5), lambda: repeat_program),
+        LibraryFunction("repeat_program", types.int32(*[types.int64] * 7), lambda: repeat_program),
         LibraryFunction("run_phase", types.void(*[types.int64] * 5), lambda: run_phase),
         LibraryFunction("wait_for_phases", types.void(*[types.int64] * 3), lambda: wait_for_phases),
     )

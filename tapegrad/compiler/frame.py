@@ -200,11 +200,25 @@ class Frame:
             self._copy_back(results)
         return results
 
-    def scan(self, inputs: Sequence[np.ndarray], scanned: Collection[int], steps: int) -> list[np.ndarray]:
+    def scan(
+        self,
+        inputs: Sequence[np.ndarray],
+        scanned: Collection[int],
+        steps: int,
+        gathered: Collection[int] = (),
+        rows: np.ndarray | None = None,
+        between: Callable[[int, Sequence[np.ndarray]], None] | None = None,
+    ) -> list[np.ndarray]:
         """Run many steps in few native calls; see `Program.scan`."""
         moves: list[tuple[int, int]] = []
+        gathers: list[int] = []
+        kept: list[np.ndarray] = []
         for number, array in enumerate(inputs):
-            if number in scanned:
+            if number in gathered:
+                assert rows is not None
+                kept.append(at_the_door(array, self._dtypes[number]))
+                gathers += self._set_gathered(number, kept[-1], rows)
+            elif number in scanned:
                 moves.append((self._words[number], self._set_scanned(number, array, steps)))
             else:
                 self.set_input(number, array)
@@ -224,42 +238,62 @@ class Frame:
             results.append(stacked)
         # The block's words have moved on, or are about to: the next call writes them anew.
         self._changed = True
-        self._repeat(moves, steps)
+        for done in self._repeat(moves, gathers, steps):
+            if between is not None:
+                between(done, results)
         counts = counters.of_this_thread()
         counts["calls"] += 1
         counts["kernels"] += steps * self._program.kernel_count
         self._copy_back(results)
-        for number in scanned:
+        for number in (*scanned, *gathered):
             self._arrays[number] = None
         return results
 
     def _set_scanned(self, number: int, array: np.ndarray, steps: int) -> int:
         """Point input ``number`` at the first of its slices; the bytes from one slice to the next."""
         array = at_the_door(array, self._dtypes[number])
-        if number in self._cells:
-            raise InPlaceError(f"input {number} is updated in place and cannot be scanned over")
         if array.ndim == 0 or array.shape[0] != steps:
             raise ShapeError(f"scan: input {number} has shape {shape_text(array.shape)} and needs {steps} slices")
-        if array.shape[1:] != self._shapes[number]:
-            self._shapes[number] = array.shape[1:]
+        self._set_part(number, array, array.shape[1:])
+        return array.strides[0] if steps > 1 else 0
+
+    def _set_gathered(self, number: int, array: np.ndarray, rows: np.ndarray) -> list[int]:
+        """Let input ``number`` be a buffer for the rows of a step; the words that say how it is filled."""
+        if array.ndim == 0 or (rows.size and not 0 <= rows.min() <= rows.max() < len(array)):
+            raise ShapeError(
+                f"scan: input {number} has shape {shape_text(array.shape)} and not all rows that are asked for"
+            )
+        buffer = self._program.device.empty((rows.shape[1], *array.shape[1:]), self._dtypes[number])
+        self._set_part(number, buffer, buffer.shape)
+        size = math.prod(array.shape[1:]) * array.itemsize
+        return [self._address(array), size, self._address(rows), rows.shape[1], self._address(buffer)]
+
+    def _set_part(self, number: int, array: np.ndarray, shape: tuple[int, ...]) -> None:
+        """Let input ``number`` have a shape and begin where an array does."""
+        if number in self._cells:
+            raise InPlaceError(f"input {number} is updated in place and cannot be scanned over")
+        if shape != self._shapes[number]:
+            self._shapes[number] = shape
             self._changed = True
         self._arrays[number] = array
         self._in_frame.discard(number)
         self._block[self._words[number]] = self._address(array)
-        return array.strides[0] if steps > 1 else 0
 
-    def _repeat(self, moves: Sequence[tuple[int, int]], steps: int) -> None:
-        """Native calls of about `NATIVE_SECONDS` each; how the steps are cut changes no bits."""
-        table = (ctypes.c_int64 * max(2 * len(moves), 1))(*[word for move in moves for word in move])
+    def _repeat(self, moves: Sequence[tuple[int, int]], gathers: Sequence[int], steps: int) -> Iterator[int]:
+        """Native calls of about `NATIVE_SECONDS` each; gives the steps done. How the steps are cut changes no bits."""
+        moved = (ctypes.c_int64 * max(2 * len(moves), 1))(*[word for move in moves for word in move])
+        gathered = (ctypes.c_int64 * max(len(gathers), 1))(*gathers)
+        tables = (ctypes.addressof(moved), len(moves), ctypes.addressof(gathered), len(gathers) // 5)
         # No steps: whatever must be loaded first is loaded outside the clock.
-        self._repeat_native(self._argument, 0, ctypes.addressof(table), 0)
+        self._repeat_native(self._argument, 0, *tables)
         done, chunk = 0, 1
         while done < steps:
             chunk = min(chunk, steps - done)
             start = time.perf_counter()
-            self._run(self._repeat_native, self._argument, chunk, ctypes.addressof(table), len(moves))
+            self._run(self._repeat_native, self._argument, chunk, *tables)
             seconds = time.perf_counter() - start
             done += chunk
+            yield done
             # Small pieces first, which say how long a step takes; a slow step keeps them small.
             chunk = max(1, min(4 * chunk, int(NATIVE_SECONDS * chunk / max(seconds, 1e-9))))
 

@@ -145,7 +145,15 @@ class Program:
             frame.set_input(number, array)
         return frame.call(outputs)
 
-    def scan(self, inputs: Sequence[np.ndarray], scanned: Collection[int], steps: int) -> list[np.ndarray]:
+    def scan(
+        self,
+        inputs: Sequence[np.ndarray],
+        scanned: Collection[int],
+        steps: int,
+        gathered: Collection[int] = (),
+        rows: np.ndarray | None = None,
+        between: Callable[[int, Sequence[np.ndarray]], None] | None = None,
+    ) -> list[np.ndarray]:
         """Run ``steps`` times in one native call, or a few where that would take longer than a blink.
 
         Parameters
@@ -155,6 +163,12 @@ class Program:
         scanned : collection of int
             The inputs that each step takes one slice of.
         steps : int
+        gathered : collection of int
+            The inputs that each step takes some rows of.
+        rows : ndarray of int64, shape (steps, n), optional
+            The numbers of these rows, which are copied together in native code before each step.
+        between : callable, optional
+            Called after each native call with the number of steps done and the outputs so far.
 
         Returns
         -------
@@ -169,7 +183,7 @@ class Program:
         """
         frame = self.take_frame()
         self._require_inputs(inputs)
-        results = frame.scan(inputs, frozenset(scanned), steps)
+        results = frame.scan(inputs, frozenset(scanned), steps, frozenset(gathered), rows, between)
         self.give_frame(frame)
         return results
 

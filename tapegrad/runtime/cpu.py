@@ -20,7 +20,7 @@ import numpy as np
 
 from tapegrad import config
 from tapegrad.errors import GraphError
-from tapegrad.kernels.cpu import entries
+from tapegrad.kernels.cpu import entries, philox
 from tapegrad.kernels.cpu.blas import set_blas_threads
 from tapegrad.runtime import cache as cached
 from tapegrad.runtime import threads
@@ -29,6 +29,8 @@ from tapegrad.runtime.device import LoadedCode, MachineCode
 ALIGNMENT = 64
 #: Seconds after which a compilation is announced.
 SLOW_COMPILE = 1.0
+#: Numbers from which on they are shuffled by native code, which may have to be compiled first.
+LONG_PERMUTATION = 2048
 
 # Where a NumPy array object holds the address of its data: right after the object's head. Reading it there takes a
 # fifth of the time of ``array.ctypes.data``; the layout is checked once.
@@ -139,15 +141,36 @@ class NativeCode:
         self._first = self.addresses[code[0].function]
         self.entry: Callable[[Any], int] = _PROGRAM(self._first)
 
-    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
-        """Run the first function several times in one native call, moving the block's words after each."""
-        status: int = _repeat_program()(self._first, block, steps, moves, count)
+    def repeat(self, block: int, steps: int, moves: int, count: int, gathered: int, arrays: int) -> int:
+        """Run the first function several times in one native call, gathering rows before each, moving words after."""
+        status: int = _repeat_program()(self._first, block, steps, moves, count, gathered, arrays)
         return status
 
 
 # ctypes releases the interpreter's lock during calls of these.
 _PROGRAM = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
-_REPEAT = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)
+_REPEAT = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 7)
+
+
+@cache
+def _native_permutation() -> Any:
+    code = _library_code("permutation")
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(code.addresses["permutation"])
+
+
+def permutation(seed: int, draw: int, count: int) -> np.ndarray:
+    """`philox.permutation`, by native code where there is much to shuffle.
+
+    Examples
+    --------
+    >>> sorted(permutation(seed=1, draw=0, count=5).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    if count < LONG_PERMUTATION or runs_as_python():
+        return philox.permutation(seed, draw, count)
+    order = np.empty(count, np.int64)
+    _native_permutation()(address_of(order), count, int(seed), int(draw))
+    return order
 
 
 @cache
@@ -185,11 +208,15 @@ class PythonCode:
                     return status
         return 0
 
-    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
-        """Run the pieces several times, moving the block's words after each."""
-        words = ctypes.cast(block, ctypes.POINTER(ctypes.c_int64))
-        table = ctypes.cast(moves, ctypes.POINTER(ctypes.c_int64))
+    def repeat(self, block: int, steps: int, moves: int, count: int, gathered: int, arrays: int) -> int:
+        """Run the pieces several times, gathering rows before each, moving the block's words after."""
+        words, table, gathers = (ctypes.cast(at, ctypes.POINTER(ctypes.c_int64)) for at in (block, moves, gathered))
         for _ in range(steps):
+            for first in range(0, 5 * arrays, 5):
+                source, size, numbers, rows, target = gathers[first : first + 5]
+                for place, number in enumerate((ctypes.c_int64 * rows).from_address(numbers)):
+                    ctypes.memmove(target + place * size, source + number * size, size)
+                gathers[first + 2] = numbers + 8 * rows
             status = self._run(block)
             if status:
                 return status

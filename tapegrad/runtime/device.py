@@ -26,11 +26,13 @@ class LoadedCode(Protocol):
     #: Runs the entry function on the block at an address and returns its status.
     entry: Callable[[Any], int]
 
-    def repeat(self, block: int, steps: int, moves: int, count: int) -> int:
+    def repeat(self, block: int, steps: int, moves: int, count: int, gathered: int, arrays: int) -> int:
         """Run the entry function several times in one native call and return the first status that is not 0.
 
-        After each step, every one of the ``count`` pairs of words (word of the block, increment) at the address
-        ``moves`` is added to the block.
+        Before each step, rows of the ``arrays`` arrays at the address ``gathered`` are copied to where the program
+        reads them; each has five words: the array, the bytes of a row, the numbers of the rows, how many, where they
+        go. The third moves on to the next step. After each step, every one of the ``count`` pairs of words (word of the
+        block, increment) at the address ``moves`` is added to the block.
         """
         ...
 

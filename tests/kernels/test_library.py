@@ -127,12 +127,12 @@ def repeat(words: np.ndarray, steps: int, moves: np.ndarray) -> int:
         def program(block: Any) -> int:
             return int(add_one_row(words))
 
-        return int(library.repeat_program(program, words.ctypes.data, steps, moves.ctypes.data, len(moves)))
+        return int(library.repeat_program(program, words.ctypes.data, steps, moves.ctypes.data, len(moves), 0, 0))
     program_address = objects.load(compile_native(add_one_row, BLOCK_PROGRAM, "program"))
-    native = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 5)(
+    native = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 7)(
         objects.load(library.compile_function("repeat_program"))
     )
-    return int(native(program_address, words.ctypes.data, steps, moves.ctypes.data, len(moves)))
+    return int(native(program_address, words.ctypes.data, steps, moves.ctypes.data, len(moves), 0, 0))
 
 
 def test_repeat_program_moves_the_addresses_of_a_block_after_each_step() -> None:

@@ -214,6 +214,7 @@ def test_a_progress_bar_is_shown_where_there_is_a_terminal(capsys: pytest.Captur
 
 def test_the_progress_bar_counts_steps_and_shows_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
+    updates: list[int] = []
 
     class Bar:
         def __init__(self, total: int, **options: object) -> None:
@@ -223,7 +224,7 @@ def test_the_progress_bar_counts_steps_and_shows_the_loss(monkeypatch: pytest.Mo
             assert text.startswith("loss 0.")
 
         def update(self, steps: int) -> None:
-            calls.append(steps)
+            updates.append(steps)
 
         def close(self) -> None:
             calls.append("closed")
@@ -231,7 +232,7 @@ def test_the_progress_bar_counts_steps_and_shows_the_loss(monkeypatch: pytest.Mo
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     model = network()
     fit(model, (X, Y), cross_entropy, SGD(model.parameters()), 2, 30, progress=True)
-    assert calls == [8, 3, 1, 3, 1, "closed"]
+    assert calls == [8, "closed"] and sum(updates) == 8 and all(updates)
 
 
 @pytest.mark.parametrize("given", ["float64", "int64", "uint8"])
