@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from llvmlite import ir
@@ -17,22 +16,12 @@ from numba import types
 
 from tapegrad.kernels.cpu import entries, objects, philox
 from tapegrad.kernels.cpu.intrinsics import WORD, with_twin
-from tapegrad.kernels.cpu.matmul import matmul_signature, matmul_source
+from tapegrad.kernels.cpu.matmul import compile_matmul
 from tapegrad.kernels.cpu.native import compile_native
 from tapegrad.kernels.cpu.objects import ObjectCode
 from tapegrad.kernels.cpu.pointers import pointer_i64_at
 from tapegrad.kernels.cpu.random_bits import modulo, random_bits
 from tapegrad.kernels.cpu.threads import run_phase, wait_for_phases
-
-
-@dataclass(frozen=True)
-class LibraryFunction:
-    """A row of the library: a name, the Numba signature of the C function and the function to compile."""
-
-    name: str
-    signature: Any
-    source: Callable[[], Callable[..., Any]]
-
 
 # --- calling a program by address -----------------------------------------------------------------------------------
 
@@ -134,20 +123,20 @@ def call_permutation(typing_context: Any, entry: Any, target: Any, count: Any, s
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def _product(suffix: str) -> LibraryFunction:
-    return LibraryFunction(f"matmul_{suffix}", matmul_signature(suffix), lambda: matmul_source(suffix))
+def _from_source(name: str, signature: Any, source: Callable[..., Any]) -> tuple[str, Callable[[], ObjectCode]]:
+    return name, lambda: compile_native(source, signature, name)
 
 
-FUNCTIONS: dict[str, LibraryFunction] = {
-    function.name: function
-    for function in (
-        *(_product(suffix) for suffix in ("f32", "f64", "i32", "i64", "u8")),
-        LibraryFunction("permutation", types.void(*[types.int64] * 4), lambda: permutation),
-        LibraryFunction("repeat_program", types.int32(*[types.int64] * 7), lambda: repeat_program),
-        LibraryFunction("run_phase", types.void(*[types.int64] * 5), lambda: run_phase),
-        LibraryFunction("wait_for_phases", types.void(*[types.int64] * 3), lambda: wait_for_phases),
+#: What compiles each library function, by its name.
+FUNCTIONS: dict[str, Callable[[], ObjectCode]] = dict(
+    (
+        *((f"matmul_{suffix}", partial(compile_matmul, suffix)) for suffix in ("f32", "f64", "i32", "i64", "u8")),
+        _from_source("permutation", types.void(*[types.int64] * 4), permutation),
+        _from_source("repeat_program", types.int32(*[types.int64] * 7), repeat_program),
+        _from_source("run_phase", types.void(*[types.int64] * 5), run_phase),
+        _from_source("wait_for_phases", types.void(*[types.int64] * 3), wait_for_phases),
     )
-}
+)
 
 
 def library_functions() -> tuple[str, ...]:
@@ -164,8 +153,7 @@ def library_functions() -> tuple[str, ...]:
 @cache
 def compile_function(name: str) -> ObjectCode:
     """Compile a library function, once in a process."""
-    row = FUNCTIONS[name]
-    return compile_native(row.source(), row.signature, name)
+    return FUNCTIONS[name]()
 
 
 def compiled_entry(name: str) -> int:

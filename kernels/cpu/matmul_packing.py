@@ -1,138 +1,220 @@
-"""Packing a panel of b: up to 256 terms of two vectors of columns, copied row by row into contiguous memory."""
+"""Packing: parts of a and b copied to scratch, in the order in which the tiles of outer products read them.
+
+A packed panel of b holds, term after term, whole vectors of columns; a packed tile of a holds, term after term, its
+rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import types
 
-from tapegrad.kernels.cpu.intrinsics import NUMPY_TYPES, WORD, with_twin
-from tapegrad.kernels.cpu.matmul_tiles import OUTER_VECTORS, strided_view
-from tapegrad.kernels.cpu.vectors import INDEX, Vectors, shuffle
-
-#: Terms of a product that are packed at a time: 256 rows of two vectors lie in the first-level cache.
-PACKED_TERMS = 256
+from tapegrad.kernels.cpu.emission import INDEX, WORD, Emission
+from tapegrad.kernels.cpu.matmul_tiles import OUTER_ROWS, parameters
+from tapegrad.kernels.cpu.vectors import Vectors, shuffle
 
 
-def _function(module: ir.Module, name: str) -> tuple[ir.Function, ir.IRBuilder]:
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WORD] * 5), name)
-    function.linkage = "internal"
-    for attribute in ("noinline", "nounwind"):
-        function.attributes.add(attribute)
-    return function, ir.IRBuilder(function.append_basic_block("entry"))
+def pack_rows(module: ir.Module, vectors: Vectors, count: int) -> ir.Function:
+    """A panel of at most `count` vectors of columns of b, whose rows are contiguous; zeros after the last column."""
+    emission = Emission(
+        module, f"pack_rows{count}.{vectors.mangled}", parameters(vectors, "b b_k columns terms scratch")
+    )
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    rest = builder.sub(arguments["columns"], WORD(lanes * (count - 1)))
+    mask = vectors.mask(builder, builder.trunc(rest, INDEX))
 
+    def copy(partial: bool) -> list[Any]:
+        def row(_: Any, values: list[Any]) -> list[Any]:
+            source, target = values
+            # The next panel's part of the row: rows lie too far apart for the machine to see that it comes.
+            emission.prefetch(emission.at(source, WORD(2 * lanes * count - 1)), write=False)
+            for vector in range(count):
+                place = emission.at(source, WORD(vector * lanes))
+                masked = partial and vector == count - 1
+                loaded = vectors.masked_load(builder, place, mask) if masked else vectors.load(builder, place)
+                vectors.store(builder, loaded, emission.at(target, WORD(vector * lanes)))
+            return [emission.at(source, arguments["b_k"]), emission.at(target, WORD(lanes * count))]
 
-def _for(builder: ir.IRBuilder, count: Any, step: int, body: Callable[[Any], None]) -> None:
-    """Emit ``for i in range(0, count, step): body(i)`` for a positive count."""
-    before = builder.block
-    loop, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    index = builder.phi(WORD)
-    index.add_incoming(WORD(0), before)
-    body(index)
-    following = builder.add(index, WORD(step))
-    index.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", following, count), loop, end)
-    builder.position_at_end(end)
+        emission.fold(WORD(0), arguments["terms"], WORD(1), [arguments["b"], arguments["scratch"]], row)
+        return []
 
-
-def _emit_rows(module: ir.Module, name: str, vectors: Vectors) -> ir.Function:
-    """Rows of b are contiguous: copy two vectors of each, the columns past the end as zeros."""
-    function, builder = _function(module, name)
-    source, stride, target, columns, terms = function.args
-    lanes, pointer = vectors.lanes, vectors.element.as_pointer()
-    b, packed = builder.inttoptr(source, pointer), builder.inttoptr(target, pointer)
-    count = builder.trunc(columns, INDEX)
-    masks = [vectors.mask(builder, builder.sub(count, INDEX(lanes * part))) for part in range(OUTER_VECTORS)]
-
-    def copy(term: Any) -> None:
-        row = builder.gep(b, [builder.mul(term, stride)])
-        packed_row = builder.gep(packed, [builder.mul(term, WORD(lanes * OUTER_VECTORS))])
-        for part, mask in enumerate(masks):
-            values = vectors.masked_load(builder, builder.gep(row, [WORD(lanes * part)]), mask)
-            vectors.store(builder, values, builder.gep(packed_row, [WORD(lanes * part)]))
-
-    _for(builder, terms, 1, copy)
-    builder.ret_void()
-    return function
+    emission.choose(builder.icmp_signed(">=", rest, WORD(lanes)), lambda: copy(False), lambda: copy(True))
+    return emission.finish()
 
 
 def _transposed(builder: ir.IRBuilder, rows: list[Any]) -> list[Any]:
-    """The columns of a square of vectors, by interleaving its halves once for each bit of the index."""
+    """The columns of a square of vectors, by shuffles that stay within 16 bytes where they can: those are one cycle."""
     lanes = len(rows)
-    low = [index // 2 + lanes * (index % 2) for index in range(lanes)]
-    high = [index + lanes // 2 for index in low]
-    for _ in range(lanes.bit_length() - 1):
-        pairs = [(rows[i], rows[i + lanes // 2]) for i in range(lanes // 2)]
-        rows = [shuffle(builder, a, b, order) for a, b in pairs for order in (low, high)]
-    return rows
+    step, within = 1, 128 // (32 if isinstance(rows[0].type.element, ir.FloatType) else 64)
+    while step < lanes:
+        following = list(rows)
+        for index in range(lanes):
+            if index & step:
+                continue
+            first, second = rows[index], rows[index + step]
+            if step < within:
+                orders = _interleaved(lanes, step, within)
+            else:
+                orders = [[p if not p & step else p - step + lanes for p in range(lanes)]]
+                orders.append([p + step if not p & step else p + lanes for p in range(lanes)])
+            following[index], following[index + step] = (shuffle(builder, first, second, order) for order in orders)
+        rows = following
+        step *= 2
+    return [rows[_reversed_within(index, within)] for index in range(lanes)]
 
 
-def _emit_columns(module: ir.Module, name: str, vectors: Vectors) -> ir.Function:
-    """Columns of b are contiguous along k: squares of lanes x lanes are loaded, transposed and stored.
+def _interleaved(lanes: int, step: int, within: int) -> list[list[int]]:
+    """Units of `step` elements of two vectors in turn: of the low half and the high half of every `within` elements."""
+    orders = []
+    for half in (0, within // 2):
+        order = []
+        for block in range(0, lanes, within):
+            for unit in range(0, within // 2, step):
+                for vector in (0, lanes):
+                    order += [vector + block + half + unit + element for element in range(step)]
+        orders.append(order)
+    return orders
+
+
+def _reversed_within(index: int, within: int) -> int:
+    """The index with the bits below `within` in the opposite order, as interleaving leaves the rows."""
+    bits = within.bit_length() - 1
+    low = index % within
+    return index - low + sum((low >> bit & 1) << (bits - 1 - bit) for bit in range(bits))
+
+
+def pack_columns(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """A panel of b that is contiguous along k: squares of lanes x lanes are loaded, transposed and stored.
 
     Columns past the end repeat the last one. The last square writes rows up to a multiple of the lanes.
     """
-    function, builder = _function(module, name)
-    source, stride, target, columns, terms = function.args
-    lanes, pointer = vectors.lanes, vectors.element.as_pointer()
-    b, packed = builder.inttoptr(source, pointer), builder.inttoptr(target, pointer)
+    names = "b b_column columns terms width scratch"
+    emission = Emission(module, f"pack_columns.{vectors.mangled}", parameters(vectors, names))
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    columns, terms, width = (arguments[name] for name in ("columns", "terms", "width"))
     last = builder.sub(columns, WORD(1))
+    rest = builder.and_(terms, WORD(lanes - 1))
+    whole = builder.sub(terms, rest)
+    mask = vectors.mask(builder, builder.trunc(rest, INDEX))
 
-    def half(first: Any) -> None:
+    def strip(first: Any) -> None:
         starts = []
         for lane in range(lanes):
-            column = builder.add(first, WORD(lane))
-            column = builder.select(builder.icmp_signed("<", column, last), column, last)
-            starts.append(builder.gep(b, [builder.mul(column, stride)]))
-        corner = builder.gep(packed, [first])
+            column = emission.least(builder.add(first, WORD(lane)), last)
+            starts.append(emission.at(arguments["b"], (column, arguments["b_column"])))
+        corner = emission.at(arguments["scratch"], first)
+
+        def store_square(term: Any, loaded: list[Any]) -> None:
+            target = emission.at(corner, (term, width))
+            for values in _transposed(builder, loaded):
+                vectors.store(builder, values, target)
+                target = emission.at(target, width)
 
         def square(term: Any) -> None:
-            mask = vectors.mask(builder, builder.trunc(builder.sub(terms, term), INDEX))
-            loaded = [vectors.masked_load(builder, builder.gep(start, [term]), mask) for start in starts]
-            for row, values in enumerate(_transposed(builder, loaded)):
-                place = builder.mul(builder.add(term, WORD(row)), WORD(lanes * OUTER_VECTORS))
-                vectors.store(builder, values, builder.gep(corner, [place]))
+            store_square(term, [vectors.load(builder, emission.at(start, term)) for start in starts])
 
-        _for(builder, terms, lanes, square)
+        def last_square() -> None:
+            store_square(whole, [vectors.masked_load(builder, emission.at(start, whole), mask) for start in starts])
 
-    _for(builder, columns, lanes, half)
-    builder.ret_void()
-    return function
+        emission.loop(WORD(0), whole, WORD(lanes), square)
+        emission.when(builder.icmp_signed(">", rest, WORD(0)), last_square)
 
-
-def _intrinsic(
-    vectors: Vectors, name: str, emission: Callable[[ir.Module, str, Vectors], ir.Function], rows_contiguous: bool
-) -> Callable[..., Any]:
-    symbol = f"tapegrad.{name}.{vectors.mangled}"
-    width = vectors.lanes * OUTER_VECTORS
-
-    def twin(source: int, stride: int, target: int, columns: int, terms: int) -> None:
-        scalar = NUMPY_TYPES[vectors.suffix]
-        strides = (stride, 1) if rows_contiguous else (1, stride)
-        packed = strided_view(target, (terms, columns), (width, 1), scalar)
-        np.copyto(packed, strided_view(source, (terms, columns), strides, scalar))
-
-    def definition(typing_context: Any, source: Any, stride: Any, target: Any, columns: Any, terms: Any) -> Any:
-        def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
-            module = builder.module
-            builder.call(module.globals.get(symbol) or emission(module, symbol, vectors), arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 5), emit
-
-    return with_twin(twin)(definition)
+    emission.loop(WORD(0), columns, WORD(lanes), strip)
+    return emission.finish()
 
 
-def pack_rows(vectors: Vectors) -> Callable[..., Any]:
-    """``pack(b, b_k, target, columns, terms)`` of a panel whose rows are contiguous; at least one term and column."""
-    return _intrinsic(vectors, "pack_rows", _emit_rows, True)
+def pack_any(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """A panel of b of any strides, element by element; columns past the end repeat the last one."""
+    names = "b b_k b_column columns terms width scratch"
+    emission = Emission(module, f"pack_any.{vectors.mangled}", parameters(vectors, names))
+    builder, arguments, size = emission.builder, emission.arguments, vectors.size
+    last = builder.sub(arguments["columns"], WORD(1))
+
+    def row(term: Any) -> None:
+        source = emission.at(arguments["b"], (term, arguments["b_k"]))
+        target = emission.at(arguments["scratch"], (term, arguments["width"]))
+
+        def element(column: Any) -> None:
+            place = emission.at(source, (emission.least(column, last), arguments["b_column"]))
+            builder.store(builder.load(place, align=size), emission.at(target, column), align=size)
+
+        emission.loop(WORD(0), arguments["width"], WORD(1), element)
+
+    emission.loop(WORD(0), arguments["terms"], WORD(1), row)
+    return emission.finish()
 
 
-def pack_columns(vectors: Vectors) -> Callable[..., Any]:
-    """``pack(b, b_column, target, columns, terms)`` of a panel that is contiguous along k."""
-    return _intrinsic(vectors, "pack_columns", _emit_columns, False)
+def pack_tiles(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """All tiles of a block of a whose columns are contiguous, term by term, so that a is read from end to end.
+
+    A tile begins `tile` elements after the one before; the vectors stored for a term may reach past its rows, into
+    what the next term overwrites or, at the end, into what nothing reads.
+    """
+    emission = Emission(module, f"pack_tiles.{vectors.mangled}", parameters(vectors, "a a_k rows terms tile scratch"))
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    rows, step = arguments["rows"], arguments["tile"]
+    tiles = builder.udiv(builder.add(rows, WORD(OUTER_ROWS - 1)), WORD(OUTER_ROWS))
+    each = builder.udiv(rows, tiles)
+    longer = builder.sub(rows, builder.mul(each, tiles))
+    parts = range(0, OUTER_ROWS, lanes)
+    reach = parts[-1] + lanes
+
+    def term(k: Any) -> None:
+        source_end = emission.at(arguments["a"], (k, arguments["a_k"]), rows)
+        target = emission.at(arguments["scratch"], (k, WORD(OUTER_ROWS)))
+
+        def tile(index: Any, values: list[Any]) -> list[Any]:
+            target, left = values
+            count = builder.add(each, builder.zext(builder.icmp_unsigned("<", index, longer), WORD))
+            source = emission.at(source_end, builder.neg(left))
+
+            def whole() -> list[Any]:
+                for part in parts:
+                    loaded = vectors.load(builder, emission.at(source, WORD(part)))
+                    vectors.store(builder, loaded, emission.at(target, WORD(part)))
+                return []
+
+            def partial() -> list[Any]:
+                for part in parts:
+                    mask = vectors.mask(builder, builder.trunc(builder.sub(count, WORD(part)), INDEX))
+                    loaded = vectors.masked_load(builder, emission.at(source, WORD(part)), mask)
+                    vectors.store(builder, loaded, emission.at(target, WORD(part)))
+                return []
+
+            emission.choose(builder.icmp_signed(">=", left, WORD(reach)), whole, partial)
+            return [emission.at(target, step), builder.sub(left, count)]
+
+        emission.fold(WORD(0), tiles, WORD(1), [target, rows], tile)
+
+    emission.loop(WORD(0), arguments["terms"], WORD(1), term)
+    return emission.finish()
+
+
+def pack_lines(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """The rows of a block of a, which are contiguous, `stride` elements apart, each up to whole vectors."""
+    emission = Emission(
+        module, f"pack_lines.{vectors.mangled}", parameters(vectors, "a a_row rows terms stride scratch")
+    )
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    terms = arguments["terms"]
+    rest = builder.and_(terms, WORD(lanes - 1))
+    whole = builder.sub(terms, rest)
+    mask = vectors.mask(builder, builder.trunc(rest, INDEX))
+
+    def line(_: Any, values: list[Any]) -> list[Any]:
+        source, target = values
+
+        def copy(k: Any) -> None:
+            vectors.store(builder, vectors.load(builder, emission.at(source, k)), emission.at(target, k))
+
+        def copy_rest() -> None:
+            loaded = vectors.masked_load(builder, emission.at(source, whole), mask)
+            vectors.store(builder, loaded, emission.at(target, whole))
+
+        emission.loop(WORD(0), whole, WORD(lanes), copy)
+        emission.when(builder.icmp_signed(">", rest, WORD(0)), copy_rest)
+        return [emission.at(source, arguments["a_row"]), emission.at(target, arguments["stride"])]
+
+    emission.fold(WORD(0), arguments["rows"], WORD(1), [arguments["a"], arguments["scratch"]], line)
+    return emission.finish()

@@ -1,331 +1,342 @@
 """The register tiles of matrix products, emitted as LLVM vector code.
 
-Every tile is one function of a module, called with byte addresses and strides in elements. Tiles read and write exactly
-the elements of the product: the last columns, and in a dot tile the last terms, go through masked loads and stores.
+Every function here computes a block of ``c = alpha * a @ b + beta * c`` whose sums fit the registers of a tile, tile
+after tile. It reads and writes exactly the elements of the product; where beta is 0, c is not read.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import types
 
-from tapegrad.kernels.cpu.intrinsics import NUMBA_TYPES, NUMPY_TYPES, WORD, with_twin
-from tapegrad.kernels.cpu.vectors import Vectors, splat, sums_of_four
+from tapegrad.kernels.cpu.emission import INDEX, WORD, Emission
+from tapegrad.kernels.cpu.vectors import Vectors, shuffle, splat, sums_of_four
 
-#: Rows of an outer-product tile and of a dot tile; columns of a dot tile.
+#: Rows and vectors of a tile of outer products: 12 sums, 2 vectors of b and one of a fill 16 registers.
 OUTER_ROWS = 6
 OUTER_VECTORS = 2
+#: From so many terms on, a tile of c is fetched to the cache while its sums are computed.
+FETCH_TERMS = 64
+#: A tile of so few rows takes four vectors, so that as many sums are under way.
+FEW_ROWS = 3
+FEW_ROWS_VECTORS = 4
+#: Rows and columns of a tile of dot products; a single row takes twice the columns.
 DOT_ROWS = 3
 DOT_COLUMNS = 4
+#: Rows of b that the product of a single row adds up at a time.
+STREAM_TERMS = 4
 
-_PARAMETERS = ["a", "a_row", "a_k", "b", "b_k", "b_column", "c", "c_row", "columns", "inner", "alpha", "beta"]
-
-
-class _Frame:
-    """A tile's function while it is emitted: its builder and its arguments by name."""
-
-    def __init__(self, module: ir.Module, name: str, vectors: Vectors) -> None:
-        self.vectors = vectors
-        scalar = vectors.element
-        kinds = [WORD] * 10 + [scalar, scalar]
-        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-        self.function.linkage = "internal"
-        self.function.attributes.add("noinline")
-        self.function.attributes.add("nounwind")
-        for argument, parameter in zip(self.function.args, _PARAMETERS, strict=True):
-            argument.name = parameter
-        self.arguments = dict(zip(_PARAMETERS, self.function.args, strict=True))
-        self.builder = ir.IRBuilder(self.function.append_basic_block("entry"))
-
-    def pointer(self, name: str) -> Any:
-        return self.builder.inttoptr(self.arguments[name], self.vectors.element.as_pointer())
-
-    def at(self, pointer: Any, *terms: tuple[Any, Any]) -> Any:
-        """The element at the sum of index times stride over the terms."""
-        for index, stride in terms:
-            pointer = self.builder.gep(pointer, [self.builder.mul(index, stride)], inbounds=True)
-        return pointer
-
-    def loop(self, count: Any, start: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """Fold `body(k, values) -> values` over k in range(count); the values are those of `start` if count is 0."""
-        builder = self.builder
-        before = builder.block
-        loop, end = builder.append_basic_block("k"), builder.append_basic_block("sums")
-        builder.cbranch(builder.icmp_signed(">", count, WORD(0)), loop, end)
-        builder.position_at_end(loop)
-        k = builder.phi(WORD)
-        k.add_incoming(WORD(0), before)
-        carried = [builder.phi(value.type) for value in start]
-        for phi, value in zip(carried, start, strict=True):
-            phi.add_incoming(value, before)
-        following = body(k, carried)
-        k_next = builder.add(k, WORD(1))
-        k.add_incoming(k_next, builder.block)
-        for phi, value in zip(carried, following, strict=True):
-            phi.add_incoming(value, builder.block)
-        last = builder.block
-        builder.cbranch(builder.icmp_signed("<", k_next, count), loop, end)
-        builder.position_at_end(end)
-        results = [builder.phi(value.type) for value in start]
-        for phi, value, followed in zip(results, start, following, strict=True):
-            phi.add_incoming(value, before)
-            phi.add_incoming(followed, last)
-        return results
-
-    def finish(self, write: Callable[[bool], None]) -> ir.Function:
-        """End the function: write the tile without reading c where beta is 0, and with it elsewhere."""
-        builder = self.builder
-        beta = self.arguments["beta"]
-        overwrite, update = builder.append_basic_block("overwrite"), builder.append_basic_block("update")
-        builder.cbranch(builder.fcmp_ordered("==", beta, ir.Constant(beta.type, 0.0)), overwrite, update)
-        for block, with_old in ((overwrite, False), (update, True)):
-            builder.position_at_end(block)
-            write(with_old)
-            builder.ret_void()
-        return self.function
+Addresses = Sequence[tuple[Any, Any]]
 
 
-def _outer_tile(module: ir.Module, name: str, vectors: Vectors, rows: int, count: int, masked: bool) -> ir.Function:
-    """rows x (count vectors) sums of outer products: B contiguous along its columns, A of any strides."""
-    frame = _Frame(module, name, vectors)
-    builder, arguments, lanes = frame.builder, frame.arguments, vectors.lanes
-    a, b, c = (frame.pointer(which) for which in "abc")
-    rest = builder.sub(arguments["columns"], WORD(lanes * (count - 1)))
-    mask = vectors.mask(builder, builder.trunc(rest, ir.IntType(32))) if masked else None
-    row_offsets = [builder.mul(WORD(row), arguments["a_row"]) for row in range(rows)]
+def parameters(vectors: Vectors, names: str) -> list[tuple[str, ir.Type]]:
+    """Names and types of arguments: a, b, c and scratch are pointers, alpha and beta scalars, all else is int64."""
+    special = {**dict.fromkeys(("a", "b", "c", "scratch"), vectors.element.as_pointer())}
+    special |= dict.fromkeys(("alpha", "beta"), vectors.element)
+    return [(name, special.get(name, WORD)) for name in names.split()]
 
-    def load(address: Any, vector: int) -> Any:
-        address = builder.gep(address, [WORD(vector * lanes)], inbounds=True)
-        if masked and vector == count - 1:
-            return vectors.masked_load(builder, address, mask)
-        return vectors.load(builder, address)
 
-    def step(k: Any, sums: list[Any]) -> list[Any]:
-        b_row = frame.at(b, (k, arguments["b_k"]))
-        right = [load(b_row, vector) for vector in range(count)]
-        a_column = frame.at(a, (k, arguments["a_k"]))
-        following = []
+# --- writing a tile -------------------------------------------------------------------------------------------------
+
+
+def store_first(emission: Emission, vectors: Vectors, stores: Addresses, count: Any) -> None:
+    """Store the first `count` lanes, fewer than all, of each vector to its address.
+
+    Masked stores are quick only where the machine has mask registers; elsewhere halves, quarters... are stored.
+    """
+    builder = emission.builder
+    if vectors.lanes * vectors.size == 64:
+        mask = vectors.mask(builder, builder.trunc(count, INDEX))
+        for value, address in stores:
+            vectors.masked_store(builder, value, address, mask)
+        return
+    values, addresses = [value for value, _ in stores], [address for _, address in stores]
+    width = vectors.lanes // 2
+    while width:
+        part = Vectors(vectors.suffix, width)
+        low, high = list(range(width)), list(range(width, 2 * width))
+
+        def stored(
+            values: list[Any] = values, addresses: list[Any] = addresses, part: Vectors = part,
+            low: list[int] = low, high: list[int] = high,
+        ) -> list[Any]:  # fmt: skip
+            for value, address in zip(values, addresses, strict=True):
+                part.store(builder, shuffle(builder, value, value, low), address)
+            following = [builder.gep(address, [WORD(part.lanes)]) for address in addresses]
+            return [*(shuffle(builder, value, value, high) for value in values), *following]
+
+        def kept(values: list[Any] = values, addresses: list[Any] = addresses, low: list[int] = low) -> list[Any]:
+            return [*(shuffle(builder, value, value, low) for value in values), *addresses]
+
+        present = builder.icmp_signed("!=", builder.and_(count, WORD(width)), WORD(0))
+        chosen = emission.choose(present, stored, kept)
+        values, addresses = chosen[: len(values)], chosen[len(values) :]
+        width //= 2
+
+
+def write_tile(
+    emission: Emission, vectors: Vectors, sums: Sequence[Any], rows: Sequence[Any], columns: Any, alpha: Any, beta: Any
+) -> None:
+    """``c = alpha * sums + beta * c`` for the rows at these addresses; only the last vector of a row may be partial."""
+    builder, lanes, count = emission.builder, vectors.lanes, len(sums) // len(rows)
+    places = [emission.at(row, WORD(vector * lanes)) if vector else row for row in rows for vector in range(count)]
+    rest = builder.sub(columns, WORD(lanes * (count - 1)))
+    whole = builder.icmp_signed(">=", rest, WORD(lanes))
+    scale, keep = (splat(builder, scalar, lanes) for scalar in (alpha, beta))
+    values = [builder.fmul(value, scale) for value in sums]
+    partial = list(range(count - 1, len(places), count))
+
+    def updated() -> list[Any]:
+        def loads() -> list[Any]:
+            return [vectors.load(builder, places[index]) for index in partial]
+
+        def masked_loads() -> list[Any]:
+            mask = vectors.mask(builder, builder.trunc(rest, INDEX))
+            return [vectors.masked_load(builder, places[index], mask) for index in partial]
+
+        last = dict(zip(partial, emission.choose(whole, loads, masked_loads), strict=True))
+        old = [last[index] if index in last else vectors.load(builder, place) for index, place in enumerate(places)]
+        return [vectors.multiply_add(builder, c, keep, value) for c, value in zip(old, values, strict=True)]
+
+    overwrites = builder.fcmp_ordered("==", beta, ir.Constant(beta.type, 0.0))
+    values = emission.choose(overwrites, lambda: values, updated)
+    for index, place in enumerate(places):
+        if index not in partial:
+            vectors.store(builder, values[index], place)
+
+    def store_all() -> list[Any]:
+        for index in partial:
+            vectors.store(builder, values[index], places[index])
+        return []
+
+    def store_some() -> list[Any]:
+        store_first(emission, vectors, [(values[index], places[index]) for index in partial], rest)
+        return []
+
+    emission.choose(whole, store_all, store_some)
+
+
+# --- outer products -------------------------------------------------------------------------------------------------
+
+
+def _outer_tile(emission: Emission, vectors: Vectors, rows: int, count: int, a: Any, c: Any) -> None:
+    """The tile of `rows` x `count` vectors at a and c: a of any strides, b with whole vectors of columns."""
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    stride, a_k, b_k = (arguments[name] for name in ("a_row", "a_k", "b_k"))
+    # Frozen, so that loop strength reduction sees no relation between the addresses and makes no chain of them.
+    twice = emission.freeze(builder.shl(stride, WORD(1)))
+    starts = [a if row == 0 else emission.freeze(emission.at(a, (stride, WORD(row)))) for row in range(0, rows, 3)]
+
+    def step(_: Any, values: list[Any]) -> list[Any]:
+        right_row, *left_rows = values[: 1 + len(starts)]
+        sums = values[1 + len(starts) :]
+        right = [
+            vectors.load(builder, emission.at(right_row, WORD(vector * lanes)) if vector else right_row)
+            for vector in range(count)
+        ]
+        following = [emission.at(right_row, b_k), *(emission.at(left, a_k) for left in left_rows)]
         for row in range(rows):
-            element = builder.load(builder.gep(a_column, [row_offsets[row]], inbounds=True), align=vectors.size)
-            left = splat(builder, element, lanes)
+            address = left_rows[row // 3]
+            if row % 3:
+                address = emission.at(address, stride if row % 3 == 1 else twice)
+            left = splat(builder, builder.load(address, align=vectors.size), lanes)
             for vector in range(count):
                 following.append(vectors.multiply_add(builder, left, right[vector], sums[row * count + vector]))
         return following
 
-    sums = frame.loop(arguments["inner"], [vectors.zero()] * (rows * count), step)
-    alpha, beta = (splat(builder, arguments[which], lanes) for which in ("alpha", "beta"))
+    places = [c if row == 0 else emission.at(c, (arguments["c_row"], WORD(row))) for row in range(rows)]
 
-    def write(with_old: bool) -> None:
-        for row in range(rows):
-            c_row = frame.at(c, (WORD(row), arguments["c_row"]))
-            for vector in range(count):
-                value = builder.fmul(sums[row * count + vector], alpha)
-                if with_old:
-                    value = vectors.multiply_add(builder, load(c_row, vector), beta, value)
-                address = builder.gep(c_row, [WORD(vector * lanes)], inbounds=True)
-                if masked and vector == count - 1:
-                    vectors.masked_store(builder, value, address, mask)
-                else:
-                    vectors.store(builder, value, address)
+    def fetch() -> None:
+        for place in places:
+            emission.prefetch(place, write=True)
+            emission.prefetch(emission.at(place, WORD(lanes * count - 1)), write=True)
 
-    return frame.finish(write)
+    emission.when(builder.icmp_signed(">=", arguments["inner"], WORD(FETCH_TERMS)), fetch)
+    start = [arguments["b"], *starts, *[vectors.zero()] * (rows * count)]
+    sums = emission.fold(WORD(0), arguments["inner"], WORD(1), start, step)[1 + len(starts) :]
+    write_tile(emission, vectors, sums, places, arguments["columns"], arguments["alpha"], arguments["beta"])
 
 
-def _dot_tile(module: ir.Module, name: str, vectors: Vectors, rows: int) -> ir.Function:
-    """rows x 4 dot products of vectors that lie contiguous along k in both operands.
+def dealt(emission: Emission, most: int, total: Any, body: Callable[[Any, list[Any]], list[Any]], start: Any) -> None:
+    """``values = body(count, values)`` for the least number of tiles of at most `most` rows, as even as can be."""
+    builder = emission.builder
+    tiles = builder.udiv(builder.add(total, WORD(most - 1)), WORD(most))
+    each = builder.udiv(total, tiles)
+    longer = builder.sub(total, builder.mul(each, tiles))
 
-    Columns past the end repeat the last one and are not stored.
+    def tile(index: Any, values: list[Any]) -> list[Any]:
+        count = builder.add(each, builder.zext(builder.icmp_unsigned("<", index, longer), WORD))
+        return body(count, values)
+
+    emission.fold(WORD(0), tiles, WORD(1), start, tile)
+
+
+def _switch(emission: Emission, number: Any, bodies: dict[int, Callable[[], None]]) -> None:
+    """Run the body of a number that is among them."""
+    builder = emission.builder
+    end = builder.append_basic_block("end")
+    choice = builder.switch(number, end)
+    for value, body in bodies.items():
+        block = builder.append_basic_block(f"case{value}")
+        choice.add_case(WORD(value), block)
+        builder.position_at_end(block)
+        body()
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+OUTER_PARAMETERS = "a a_row a_k a_tile b b_k c c_row rows columns inner alpha beta"
+
+
+def outer_panel(module: ir.Module, vectors: Vectors, count: int, most_rows: int) -> ir.Function:
+    """All rows of one panel of at most `count` vectors of columns, of which b has whole vectors.
+
+    A tile's rows of a follow those of the tile before, or, where ``a_tile`` is not 0, begin that many elements after.
     """
-    frame = _Frame(module, name, vectors)
-    builder, arguments, lanes = frame.builder, frame.arguments, vectors.lanes
-    a, b, c = (frame.pointer(which) for which in "abc")
-    columns, inner = arguments["columns"], arguments["inner"]
-    last = builder.sub(columns, WORD(1))
-    lefts = [frame.at(a, (WORD(row), arguments["a_row"])) for row in range(rows)]
-    rights = []
-    for column in range(DOT_COLUMNS):
-        inside = builder.icmp_signed("<", WORD(column), columns)
-        rights.append(frame.at(b, (builder.select(inside, WORD(column), last), arguments["b_column"])))
+    name = f"outer{count}.{vectors.mangled}"
+    emission = Emission(module, name, parameters(vectors, OUTER_PARAMETERS))
+    builder, arguments = emission.builder, emission.arguments
+    packed = builder.icmp_signed("!=", arguments["a_tile"], WORD(0))
+
+    def tile(rows: Any, values: list[Any]) -> list[Any]:
+        a, c = values
+        _switch(
+            emission,
+            rows,
+            {n: lambda n=n: _outer_tile(emission, vectors, n, count, a, c) for n in range(1, most_rows + 1)},  # type: ignore[misc]
+        )
+        step = builder.select(packed, arguments["a_tile"], builder.mul(rows, arguments["a_row"]))
+        return [emission.at(a, step), emission.at(c, (rows, arguments["c_row"]))]
+
+    dealt(emission, most_rows, arguments["rows"], tile, [arguments["a"], arguments["c"]])
+    return emission.finish()
+
+
+# --- dot products ---------------------------------------------------------------------------------------------------
+
+
+def _dot_tile(emission: Emission, vectors: Vectors, rows: int, columns: int, a: Any, c: Any) -> None:
+    """rows x columns dot products of vectors contiguous along k; columns past the end repeat the last, unstored."""
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    present, inner = arguments["columns"], arguments["inner"]
+    last = builder.sub(present, WORD(1))
+    lefts = [emission.at(a, (WORD(row), arguments["a_row"])) for row in range(rows)]
+    rights = [
+        emission.at(arguments["b"], (emission.least(WORD(column), last), arguments["b_column"]))
+        for column in range(columns)
+    ]
 
     def multiply(load: Callable[[Any], Any], sums: list[Any]) -> list[Any]:
         left = [load(address) for address in lefts]
         following = list(sums)
-        for column in range(DOT_COLUMNS):
+        for column in range(columns):
             right = load(rights[column])
             for row in range(rows):
-                index = row * DOT_COLUMNS + column
+                index = row * columns + column
                 following[index] = vectors.multiply_add(builder, left[row], right, sums[index])
         return following
 
+    rest = builder.and_(inner, WORD(lanes - 1))
+    whole = builder.sub(inner, rest)
+
     def step(k: Any, sums: list[Any]) -> list[Any]:
-        start = builder.mul(k, WORD(lanes))
-        return multiply(lambda p: vectors.load(builder, builder.gep(p, [start], inbounds=True)), sums)
+        return multiply(lambda pointer: vectors.load(builder, emission.at(pointer, k)), sums)
 
-    whole = builder.sdiv(inner, WORD(lanes))
-    sums = frame.loop(whole, [vectors.zero()] * (rows * DOT_COLUMNS), step)
-    start = builder.mul(whole, WORD(lanes))
-    rest = builder.sub(inner, start)
-    mask = vectors.mask(builder, builder.trunc(rest, ir.IntType(32)))
+    sums = emission.fold(WORD(0), whole, WORD(lanes), [vectors.zero()] * (rows * columns), step)
 
-    def last_terms(_: Any, values: list[Any]) -> list[Any]:
-        return multiply(
-            lambda p: vectors.masked_load(builder, builder.gep(p, [start], inbounds=True), mask),
-            values,
+    def last_terms() -> list[Any]:
+        mask = vectors.mask(builder, builder.trunc(rest, INDEX))
+        return multiply(lambda pointer: vectors.masked_load(builder, emission.at(pointer, whole), mask), sums)
+
+    sums = emission.choose(builder.icmp_signed(">", rest, WORD(0)), last_terms, lambda: sums)
+    totals = [sums_of_four(builder, sums[index : index + 4]) for index in range(0, rows * columns, 4)]
+    places = [c if row == 0 else emission.at(c, (WORD(row), arguments["c_row"])) for row in range(rows)]
+    four = Vectors(vectors.suffix, 4)
+    alpha, beta = arguments["alpha"], arguments["beta"]
+    write_tile(emission, four, totals[:: columns // 4], places, emission.least(present, WORD(4)), alpha, beta)
+    for half in range(1, columns // 4):
+
+        def others(half: int = half) -> None:
+            further = [emission.at(place, WORD(4 * half)) for place in places]
+            number = builder.sub(present, WORD(4 * half))
+            write_tile(emission, four, totals[half :: columns // 4], further, number, alpha, beta)
+
+        emission.when(builder.icmp_signed(">", present, WORD(4 * half)), others)
+
+
+DOT_PARAMETERS = "a a_row b b_column c c_row rows columns inner alpha beta"
+
+
+def dot_panel(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """All rows of one panel of up to four columns, or one row of up to eight; a and b are contiguous along k."""
+    emission = Emission(module, f"dot.{vectors.mangled}", parameters(vectors, DOT_PARAMETERS))
+    arguments = emission.arguments
+
+    def tile(rows: Any, values: list[Any]) -> list[Any]:
+        a, c = values
+        sizes = {n: DOT_COLUMNS if n > 1 else 2 * DOT_COLUMNS for n in range(1, DOT_ROWS + 1)}
+        _switch(
+            emission,
+            rows,
+            {n: lambda n=n, m=m: _dot_tile(emission, vectors, n, m, a, c) for n, m in sizes.items()},  # type: ignore[misc]
         )
+        return [emission.at(a, (rows, arguments["a_row"])), emission.at(c, (rows, arguments["c_row"]))]
 
-    any_rest = builder.zext(builder.icmp_signed(">", rest, WORD(0)), WORD)
-    sums = frame.loop(any_rest, sums, last_terms)
-
-    four = Vectors(vectors.suffix, DOT_COLUMNS)
-    alpha, beta = (splat(builder, arguments[which], DOT_COLUMNS) for which in ("alpha", "beta"))
-    store_mask = four.mask(builder, builder.trunc(columns, ir.IntType(32)))
-    totals = [sums_of_four(builder, sums[DOT_COLUMNS * row : DOT_COLUMNS * (row + 1)]) for row in range(rows)]
-
-    def write(with_old: bool) -> None:
-        for row in range(rows):
-            address = frame.at(c, (WORD(row), arguments["c_row"]))
-            value = builder.fmul(totals[row], alpha)
-            if with_old:
-                old = four.masked_load(builder, address, store_mask)
-                value = four.multiply_add(builder, old, beta, value)
-            four.masked_store(builder, value, address, store_mask)
-
-    return frame.finish(write)
+    dealt(emission, DOT_ROWS, arguments["rows"], tile, [arguments["a"], arguments["c"]])
+    return emission.finish()
 
 
-def _panel(
-    module: ir.Module, name: str, vectors: Vectors, most_rows: int, tile: Callable[[ir.Module, int], ir.Function]
-) -> ir.Function:
-    """All rows of one panel of columns: rows are dealt to the least number of tiles as evenly as can be."""
-    scalar = vectors.element
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WORD] * 11 + [scalar, scalar]), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    a_first, a_row, a_k, b, b_k, b_column, c_first, c_row, rows, *rest = function.args
-    tiles = builder.udiv(builder.add(rows, WORD(most_rows - 1)), WORD(most_rows))
-    each = builder.udiv(rows, tiles)
-    longer = builder.sub(rows, builder.mul(each, tiles))
-    before = builder.block
-    loop, following, end = (builder.append_basic_block(label) for label in ("tile", "next", "end"))
-    builder.branch(loop)
+# --- a single row ---------------------------------------------------------------------------------------------------
 
-    builder.position_at_end(loop)
-    index, a, c = (builder.phi(WORD) for _ in range(3))
-    for phi, start in ((index, WORD(0)), (a, a_first), (c, c_first)):
-        phi.add_incoming(start, before)
-    count = builder.add(each, builder.zext(builder.icmp_unsigned("<", index, longer), WORD))
-    choice = builder.switch(count, following)
-    for tile_rows in range(1, most_rows + 1):
-        block = builder.append_basic_block(f"rows{tile_rows}")
-        choice.add_case(WORD(tile_rows), block)
-        builder.position_at_end(block)
-        builder.call(tile(module, tile_rows), [a, a_row, a_k, b, b_k, b_column, c, c_row, *rest])
-        builder.branch(following)
-
-    builder.position_at_end(following)
-    index_next = builder.add(index, WORD(1))
-    row_bytes = builder.mul(count, WORD(vectors.size))
-    index.add_incoming(index_next, following)
-    a.add_incoming(builder.add(a, builder.mul(row_bytes, a_row)), following)
-    c.add_incoming(builder.add(c, builder.mul(row_bytes, c_row)), following)
-    builder.cbranch(builder.icmp_unsigned("<", index_next, tiles), loop, end)
-    builder.position_at_end(end)
-    builder.ret_void()
-    return function
+STREAM_PARAMETERS = "a a_k b b_k c columns inner alpha beta scratch"
 
 
-def strided_view(address: int, shape: tuple[int, int], strides: tuple[int, int], scalar: Any) -> np.ndarray:
-    """A view of memory; strides in elements."""
-    size = np.dtype(scalar).itemsize
-    extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) * size + size
-    memory = (ctypes.c_byte * extent).from_address(int(address))
-    return np.ndarray(shape, scalar, memory, strides=(strides[0] * size, strides[1] * size))
+def stream_row(module: ir.Module, vectors: Vectors) -> ir.Function:
+    """One row of c, whose sums lie in scratch, so that the rows of b are read once and from end to end.
 
-
-def product_twin(suffix: str) -> Callable[..., None]:
-    """The meaning of every product, in NumPy: ``c = alpha * a @ b + beta * c`` over addresses and strides."""
-    scalar = NUMPY_TYPES[suffix]
-
-    def product(
-        a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, c_row: int,
-        rows: int, columns: int, inner: int, alpha: Any, beta: Any,
-    ) -> None:  # fmt: skip
-        if rows == 0 or columns == 0:
-            return
-        target = strided_view(c, (rows, columns), (c_row, 1), scalar)
-        with np.errstate(all="ignore"):
-            value = np.zeros((rows, columns), scalar)
-            if inner:
-                left = strided_view(a, (rows, inner), (a_row, a_k), scalar)
-                right = strided_view(b, (inner, columns), (b_k, b_column), scalar)
-                value = scalar(alpha) * (left @ right)
-            target[...] = value if beta == 0 else value + scalar(beta) * target
-
-    return product
-
-
-def _panel_intrinsic(vectors: Vectors, name: str, build: Callable[[ir.Module], ir.Function]) -> Callable[..., None]:
-    """The intrinsic that calls a panel; its function and those of its tiles are emitted once in a module."""
-
-    def definition(
-        typing_context: Any, a: Any, a_row: Any, a_k: Any, b: Any, b_k: Any, b_column: Any, c: Any, c_row: Any,
-        rows: Any, columns: Any, inner: Any, alpha: Any, beta: Any,
-    ) -> Any:  # fmt: skip
-        def emit(context: Any, builder: ir.IRBuilder, sig: Any, arguments: tuple[Any, ...]) -> Any:
-            function = builder.module.globals.get(name) or build(builder.module)
-            builder.call(function, arguments)
-            return context.get_dummy_value()
-
-        scalar = NUMBA_TYPES[vectors.suffix]
-        return types.void(*[types.int64] * 11, scalar, scalar), emit
-
-    return with_twin(product_twin(vectors.suffix))(definition)
-
-
-def _outer_choice(module: ir.Module, name: str, vectors: Vectors) -> ir.Function:
-    """One panel of columns through the narrowest tiles that hold it; only the last vector of a tile may be partial."""
-    kinds = [WORD] * 11 + [vectors.element] * 2
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name)
-    function.linkage = "internal"
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    columns = function.args[9]
-    for count, masked in ((OUTER_VECTORS, False), (OUTER_VECTORS, True), (1, True)):
-        label = f"x{count}{'m' if masked else ''}.{vectors.mangled}"
-
-        def tile(module: ir.Module, rows: int, count: int = count, masked: bool = masked, label: str = label) -> Any:
-            return _outer_tile(module, f"tapegrad.outer{rows}{label}", vectors, rows, count, masked)
-
-        panel = _panel(module, f"tapegrad.outer{label}", vectors, OUTER_ROWS, tile)
-        least = WORD(vectors.lanes * (count - 1 if masked else count))
-        fits = builder.icmp_signed(">" if masked else ">=", columns, least)
-        with builder.if_then(fits):
-            builder.call(panel, function.args)
-            builder.ret_void()
-    builder.ret_void()
-    return function
-
-
-def outer_panel(vectors: Vectors) -> Callable[..., None]:
-    """The panel of one or two vectors of columns.
-
-    ``panel(a, a_row, a_k, b, b_k, 1, c, c_row, rows, columns, inner, alpha, beta)``
+    Scratch has place for whole vectors of the columns.
     """
-    name = f"tapegrad.outer.{vectors.mangled}"
-    return _panel_intrinsic(vectors, name, lambda module: _outer_choice(module, name, vectors))
+    emission = Emission(module, f"stream.{vectors.mangled}", parameters(vectors, STREAM_PARAMETERS))
+    builder, arguments, lanes = emission.builder, emission.arguments, vectors.lanes
+    scratch, columns, inner = (arguments[name] for name in ("scratch", "columns", "inner"))
+    rest = builder.and_(columns, WORD(lanes - 1))
+    whole = builder.sub(columns, rest)
+    mask = vectors.mask(builder, builder.trunc(rest, INDEX))
+    some = builder.icmp_signed(">", rest, WORD(0))
+    emission.loop(
+        WORD(0), columns, WORD(lanes), lambda j: vectors.store(builder, vectors.zero(), emission.at(scratch, j))
+    )
 
+    def terms(k: Any, count: int) -> None:
+        left = [
+            splat(
+                builder, builder.load(emission.at(arguments["a"], (builder.add(k, WORD(t)), arguments["a_k"]))), lanes
+            )
+            for t in range(count)
+        ]
+        right = [emission.at(arguments["b"], (builder.add(k, WORD(t)), arguments["b_k"])) for t in range(count)]
 
-def dot_panel(vectors: Vectors) -> Callable[..., None]:
-    """``panel(a, a_row, 1, b, 1, b_column, c, c_row, rows, columns, inner, alpha, beta)`` of one to four columns."""
-    name = f"tapegrad.dot.{vectors.mangled}"
+        def add(j: Any, load: Callable[[Any], Any]) -> None:
+            place = emission.at(scratch, j)
+            total = vectors.load(builder, place)
+            for factor, row in zip(left, right, strict=True):
+                total = vectors.multiply_add(builder, factor, load(emission.at(row, j)), total)
+            vectors.store(builder, total, place)
 
-    def tile(module: ir.Module, rows: int) -> ir.Function:
-        return _dot_tile(module, f"tapegrad.dot{rows}.{vectors.mangled}", vectors, rows)
+        emission.loop(WORD(0), whole, WORD(lanes), lambda j: add(j, lambda p: vectors.load(builder, p)))
+        emission.when(some, lambda: add(whole, lambda p: vectors.masked_load(builder, p, mask)))
 
-    return _panel_intrinsic(vectors, name, lambda module: _panel(module, name, vectors, DOT_ROWS, tile))
+    groups = builder.and_(inner, WORD(-STREAM_TERMS))
+    emission.loop(WORD(0), groups, WORD(STREAM_TERMS), lambda k: terms(k, STREAM_TERMS))
+    emission.loop(groups, inner, WORD(1), lambda k: terms(k, 1))
+
+    def write(j: Any) -> None:
+        total = vectors.load(builder, emission.at(scratch, j))
+        left = builder.sub(columns, j)
+        place = emission.at(arguments["c"], j)
+        write_tile(emission, vectors, [total], [place], left, arguments["alpha"], arguments["beta"])
+
+    emission.loop(WORD(0), columns, WORD(lanes), write)
+    return emission.finish()

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -15,32 +16,40 @@ import pytest
 from tapegrad.kernels.cpu import blas, entries, matmul, objects
 from tapegrad.kernels.cpu.intrinsics import COMPILED, NUMPY_TYPES
 from tapegrad.kernels.cpu.library import compiled_entry
+from tapegrad.kernels.cpu.matmul_blocks import BLOCK_TERMS, LEAST_ROWS, compile_product
 from tapegrad.kernels.cpu.names import NAMES
-from tapegrad.kernels.cpu.native import compile_native
 from tests.kernels.support import compile_program, compiled_only, words_of
 
-ROWS = (1, 2, 5, 6, 7, 13)
-COLUMNS = (1, 2, 4, 7, 8, 9, 16, 17, 33)
+ROWS = (1, 2, 3, 5, 6, 7, 8, 13)
+COLUMNS = (1, 2, 4, 7, 8, 9, 16, 17, 33, 70)
 INNER = (0, 1, 3, 8, 9, 33)
+#: Rows, columns, inner of more than one block, panel or part.
+BLOCKED_SIZES = (
+    (33, 40, 300), (64, 130, 257), (20, 9, 515), (280, 270, 40), (3, 90, 300), (1, 2050, 7), (2050, 1, 7), (1, 9, 700),
+)  # fmt: skip
+#: Rows, columns, inner with remainders that operands at the end of memory are tried with.
+GUARDED_SIZES = (
+    (1, 1, 1), (1, 9, 5), (9, 1, 5), (2, 3, 5), (3, 70, 9), (7, 10, 9), (6, 17, 13), (17, 5, 3), (40, 77, 300),
+)  # fmt: skip
+#: N as it lies, T transposed, S every second element: a letter for a and one for b.
+LAYOUTS = ("NN", "NT", "TN", "TT", "SS")
 
 
 @cache
 def product(suffix: str, lanes: int | None = None) -> Callable[..., None]:
-    """``run(a, b, c, alpha, beta, blas=0)`` over arrays: compiled, or plain Python where the JIT is disabled."""
-    source = matmul.matmul_source(suffix, lanes)
-    native: Any = source
+    """``run(a, b, c, alpha, beta)`` over arrays: compiled, or plain Python where the JIT is disabled."""
+    native: Any = matmul.product_twin(suffix) if suffix in ("f32", "f64") else matmul.integer_matmul(suffix)
     if COMPILED:
-        code = compile_native(source, matmul.matmul_signature(suffix), f"matmul_{suffix}")
+        code = compile_product(suffix, lanes, "product") if lanes else matmul.compile_matmul(suffix)
         scalar = np.ctypeslib.as_ctypes_type(NUMPY_TYPES[suffix])
-        kinds = [ctypes.c_int64] * 11 + [scalar, scalar, ctypes.c_int64]
-        native = ctypes.CFUNCTYPE(None, *kinds)(objects.load(code))
+        native = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 11, scalar, scalar)(objects.load(code))
 
-    def run(a: np.ndarray, b: np.ndarray, c: np.ndarray, alpha: Any = 1, beta: Any = 0, blas: int = 0) -> None:
+    def run(a: np.ndarray, b: np.ndarray, c: np.ndarray, alpha: Any = 1, beta: Any = 0) -> None:
         strides = [stride // array.itemsize for array in (a, b, c) for stride in array.strides]
         a_row, a_k, b_k, b_column, c_row, _ = strides
         addresses = [array.ctypes.data for array in (a, b, c)]
         sizes = (c.shape[0], c.shape[1], a.shape[1])
-        native(addresses[0], a_row, a_k, addresses[1], b_k, b_column, addresses[2], c_row, *sizes, alpha, beta, blas)
+        native(addresses[0], a_row, a_k, addresses[1], b_k, b_column, addresses[2], c_row, *sizes, alpha, beta)
 
     return run
 
@@ -73,11 +82,10 @@ def check(run: Callable[..., None], a: np.ndarray, b: np.ndarray, c: np.ndarray)
 @pytest.mark.parametrize(("suffix", "lanes"), [("f32", 4), ("f32", 8), ("f32", 16), ("f64", 2), ("f64", 4), ("f64", 8)])
 def test_every_remainder_of_every_layout(suffix: str, lanes: int) -> None:
     run = product(suffix, lanes)
-    layouts = ("NN", "NT", "TN", "TT", "SS")
     for rows in ROWS:
         for columns in COLUMNS if COMPILED else COLUMNS[::3]:
             for inner in INNER if COMPILED else INNER[::2]:
-                for layout in layouts:
+                for layout in LAYOUTS:
                     check(run, *operands(rows, columns, inner, layout, NUMPY_TYPES[suffix]))
 
 
@@ -89,10 +97,41 @@ def test_integer_products_wrap_as_in_numpy(suffix: str) -> None:
             check(run, *operands(rows, columns, inner, layout, NUMPY_TYPES[suffix]))
 
 
-@pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
-@pytest.mark.parametrize(("rows", "columns", "inner"), [(33, 40, 300), (64, 130, 257), (20, 9, 515)])
-def test_packed_panels_add_up_over_blocks_of_terms(layout: str, rows: int, columns: int, inner: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("rows", "columns", "inner"), BLOCKED_SIZES)
+def test_blocks_of_rows_columns_and_terms_add_up(layout: str, rows: int, columns: int, inner: int) -> None:
     check(product("f32"), *operands(rows, columns, inner, layout, np.float32))
+
+
+@compiled_only
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_product_cut_into_parts_has_the_same_bits(layout: str) -> None:
+    """What threads rely on: the order of a sum follows from the layout and the number of terms alone."""
+    run, generator = product("f32"), np.random.default_rng(0)
+    rows, columns, inner = 100, 300, 2 * BLOCK_TERMS + 30
+    a, b, c = operands(rows, columns, inner, layout, np.float32)
+    a[...], b[...] = generator.normal(size=a.shape), generator.normal(size=b.shape)
+    run(a, b, c)
+    for row, column in [(LEAST_ROWS, 2), (rows - LEAST_ROWS, columns - 2), (47, 201), (60, 160)]:
+        parts = np.empty_like(c)
+        for i in (slice(row), slice(row, None)):
+            for j in (slice(column), slice(column, None)):
+                run(a[i], b[:, j], parts[i, j])
+        np.testing.assert_array_equal(parts, c)
+
+
+@compiled_only
+def test_concurrent_products_do_not_disturb_each_other() -> None:
+    run = product("f32")
+    made = [operands(64, 300, 300, layout, np.float32) for layout in ("NN", "NT", "TN", "TT") * 2]
+
+    def repeat(parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
+        a, b, c = parts
+        expected = a @ b
+        return all(run(a, b, c) is None and np.array_equal(c, expected) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(repeat, made))
 
 
 def test_nothing_happens_without_rows_or_columns() -> None:
@@ -120,13 +159,15 @@ def test_beta_zero_overwrites_nan() -> None:
 
 
 def test_infinity_and_nan_pass_through_only_where_they_belong() -> None:
-    for layout in ("NN", "NT", "TT"):
-        a, b, c = operands(7, 9, 5, layout, np.float32)
-        a[2, 1] = np.inf
-        b[3, 4] = np.nan
-        product("f32")(a, b, c)
-        with np.errstate(invalid="ignore"):
-            np.testing.assert_array_equal(c, a @ b)
+    for layout in LAYOUTS:
+        for rows, columns, inner in [(7, 9, 5), (40, 90, 300), (1, 9, 5), (9, 5, 4)]:
+            a, b, c = operands(rows, columns, inner, layout, np.float32)
+            a[rows // 2, 1] = np.inf
+            b[3, columns // 2] = np.nan
+            with np.errstate(invalid="ignore"):
+                expected = a @ b
+            product("f32")(a, b, c)
+            np.testing.assert_array_equal(c, expected)
 
 
 class GuardedMemory:
@@ -160,7 +201,7 @@ def guarded() -> Iterator[GuardedMemory]:
 @pytest.mark.parametrize("suffix", ["f32", "f64"])
 def test_no_operand_is_read_past_its_end(guarded: GuardedMemory, suffix: str) -> None:
     run = product(suffix)
-    for rows, columns, inner in [(1, 1, 1), (2, 3, 5), (7, 10, 9), (6, 17, 13), (17, 5, 3), (19, 21, 300)]:
+    for rows, columns, inner in GUARDED_SIZES:
         for layout in ("NN", "NT", "TN", "TT"):
             a, b, c = operands(rows, columns, inner, layout, NUMPY_TYPES[suffix])
             a, b = (
@@ -168,15 +209,6 @@ def test_no_operand_is_read_past_its_end(guarded: GuardedMemory, suffix: str) ->
                 for x, how in ((a, layout[0]), (b, layout[1]))
             )
             check(run, a, b, guarded.end_of_page(c))
-
-
-@compiled_only
-@pytest.mark.skipif(not blas.gemm_address("f32"), reason="NumPy carries no OpenBLAS here")
-@pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
-def test_a_large_product_by_blas_equals_ours(layout: str) -> None:
-    assert matmul.prefers_blas(256, 256, 257)
-    run, gemm = product("f32"), blas.gemm_address("f32")
-    check(lambda *arguments: run(*arguments, blas=gemm), *operands(256, 256, 257, layout, np.float32))
 
 
 def test_the_number_of_blas_threads_can_be_set_and_restored() -> None:
