@@ -13,11 +13,18 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import memory, steps
-from .goals import goal_table
+from . import memory, steps, threads
+from .goals import Goal, goal_table
+from .workloads import WORKLOADS
+
+#: What is measured beside the training steps, in the order of the table.
+SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
+    "threads": threads.run,
+    "memory": memory.run,
+}
 
 _PEERS = ("numpy", "numba", "jax", "torch", "pytensor")
 
@@ -43,7 +50,10 @@ def commit() -> str:
 def main(arguments: Sequence[str] | None = None, program: str = "python -m tests.benchmarks") -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    parser.add_argument("--only", nargs="*", default=[], help="workloads; all if not given")
+    names = [workload.name for workload in WORKLOADS]
+    parser.add_argument(
+        "--only", nargs="*", default=[*names, *SECTIONS], metavar="NAME", help=", ".join([*names, *SECTIONS])
+    )
     parser.add_argument("--contenders", nargs="*", default=[], help="contenders; all that are installed if not given")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -52,7 +62,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m tests
     machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
     print(f"commit {commit()}; {machine}; Python {platform.python_version()}; {versions}\n")
     results = steps.run(options.rounds, options.only, options.contenders)
-    rows = [*steps.goals(results), *memory.run(options.only)]
+    rows = steps.goals(results)
+    for name in options.only:
+        if name in SECTIONS:
+            rows += SECTIONS[name](options.rounds)
     print(goal_table(rows), steps.table(results), sep="\n\n")
     if options.json:
         figures = {"commit": commit(), "machine": machine, "versions": versions, "microseconds": results}

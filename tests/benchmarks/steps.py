@@ -115,8 +115,8 @@ def _ratio(times: Mapping[str, float], top: str, bottom: str) -> float | None:
     return times[top] / times[bottom] if top in times and bottom in times else None
 
 
-def run(rounds: int, only: Sequence[str] = (), contenders: Sequence[str] = ()) -> dict[str, dict[str, float]]:
-    """Measure workloads, all or some, with the contenders that are installed."""
+def run(rounds: int, only: Sequence[str], contenders: Sequence[str] = ()) -> dict[str, dict[str, float]]:
+    """Measure the named workloads with the contenders, all or some, that are installed."""
     installed = [
         name
         for name in contenders or CONTENDERS
@@ -124,7 +124,7 @@ def run(rounds: int, only: Sequence[str] = (), contenders: Sequence[str] = ()) -
     ]
     results = {}
     for workload in WORKLOADS:
-        if only and workload.name not in only:
+        if workload.name not in only:
             continue
         results[workload.name] = measure(workload, installed, rounds)
         print(f"{workload.name}: {results[workload.name]}", file=sys.stderr, flush=True)
