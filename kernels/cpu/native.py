@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import gc
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import fastmathpass, registry
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.cpu_options import FastMathOptions
 from numba.core.errors import NumbaError
 
+from tapegrad.kernels.cpu.llvm import object_code, optimised, parsed
 from tapegrad.kernels.cpu.lowering import Contexts, Unsupported, emit_function
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
 from tapegrad.kernels.cpu.numerics import FASTMATH
 from tapegrad.kernels.cpu.objects import ObjectCode, target_machine
-from tapegrad.kernels.cpu.rare_calls import VARIANT_PREFIX
+
+#: Functions of a program are optimised in groups of so many bytes of Python bytecode: about a second of LLVM's time.
+GROUP_BYTES = 40_000
 
 
 @contextmanager
@@ -37,22 +41,6 @@ def _without_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def optimised(module: Any, symbols: Collection[str], machine: Any) -> Any:
-    """The module after LLVM's whole pipeline at its highest level, with these functions visible."""
-    for function in module.functions:
-        if not (function.is_declaration or function.name in symbols or function.name.startswith(VARIANT_PREFIX)):
-            function.linkage = "internal"
-    for variable in module.global_variables:
-        if not variable.is_declaration:
-            variable.linkage = "internal"
-    options = binding.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    options.slp_vectorization = False
-    builder = binding.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    return module
 
 
 @dataclass(frozen=True)
@@ -86,8 +74,8 @@ def emit_module(functions: Mapping[str, NativeFunction]) -> str:
 
 
 @global_compiler_lock  # type: ignore[untyped-decorator]
-def _lowered(functions: Mapping[str, NativeFunction]) -> Any:
-    """A module that defines the functions: its LLVM code, or the module itself where Numba's passes made it."""
+def lower(functions: Mapping[str, NativeFunction]) -> str:
+    """The LLVM code of C functions, by their symbols, not optimised yet."""
     with _without_collector():
         try:
             return emit_module(functions)
@@ -95,27 +83,40 @@ def _lowered(functions: Mapping[str, NativeFunction]) -> Any:
             first, *others = (lower_with_numba(f.source, f.signature, symbol) for symbol, f in functions.items())
             for other in others:
                 first.link_in(other)
-            return first
+            return str(first)
 
 
-def compile_module(functions: Mapping[str, NativeFunction]) -> tuple[Any, Any]:
-    """The optimised LLVM module that defines C functions, by their symbols, and the machine it is for."""
-    lowered = _lowered(functions)
-    machine = target_machine()
-    module = binding.parse_assembly(lowered) if isinstance(lowered, str) else lowered
-    return optimised(module, functions, machine), machine
+def _groups(functions: Mapping[str, NativeFunction]) -> list[dict[str, NativeFunction]]:
+    """The functions in groups of at least `GROUP_BYTES`, except for the last."""
+    groups: list[dict[str, NativeFunction]] = [{}]
+    size = 0
+    for symbol, function in functions.items():
+        if size >= GROUP_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][symbol] = function
+        size += len(function.source.__code__.co_code)
+    return groups
 
 
 def compile_together(functions: Sequence[NativeFunction]) -> tuple[ObjectCode, ...]:
-    """Compile functions to one object, which each of the results holds.
+    """Compile functions to an object that the results share; many functions to several, LLVM running on two threads.
 
     A symbol is the function's name and a random number, so that code of any two compilations, of this process or
     another, can be loaded side by side.
     """
     number = secrets.token_hex(8)
-    module, machine = compile_module({f"{function.name}_{number}": function for function in functions})
-    code = machine.emit_object(module)
-    return tuple(ObjectCode(function.name, f"{function.name}_{number}", code) for function in functions)
+    groups = _groups({f"{function.name}_{number}": function for function in functions})
+    if len(groups) == 1:
+        codes = [object_code(lower(groups[0]), groups[0])]
+    else:
+        with ThreadPoolExecutor(2) as workers:
+            codes = list(workers.map(object_code, map(lower, groups), groups))
+    return tuple(
+        ObjectCode(function.name, symbol, code)
+        for group, code in zip(groups, codes, strict=True)
+        for symbol, function in group.items()
+    )
 
 
 def compile_native(source: Callable[..., Any], signature: Any, name: str) -> ObjectCode:
@@ -153,4 +154,5 @@ def compile_native(source: Callable[..., Any], signature: Any, name: str) -> Obj
 
 def llvm_code(source: Callable[..., Any], signature: Any) -> str:
     """The optimised LLVM code of a function, to be read."""
-    return str(compile_module({"program": NativeFunction(source, signature, "program")})[0])
+    code = lower({"program": NativeFunction(source, signature, "program")})
+    return str(optimised(parsed(code), ["program"], target_machine()))

@@ -384,6 +384,7 @@ def _from_cache(key: str, device: Device) -> tuple[Layout, LoadedCode] | None:
 
 def _compiled(graph: Graph, schedule: Schedule, key: str, name: str, device: Device) -> Program:
     layout, words = make_layout(schedule)
+    device.prepare(layout.library)
     source = program_source(schedule, layout, words, name)
     machine_code = device.compile(source, piece_names(layout), name)
     counters.add("compiles")

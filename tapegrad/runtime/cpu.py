@@ -237,6 +237,12 @@ def _library_code(function: str) -> NativeCode:
         return _library[function]
 
 
+def _make_ready(functions: Sequence[str]) -> None:
+    with suppress(Exception):
+        for function in functions:
+            _library_code(function)
+
+
 def _make_library_code(function: str) -> NativeCode:
     key = cached.program_key(f"library {function}", DEVICE.identity())
     entry = cached.load(key)
@@ -331,6 +337,15 @@ class CPU:
     def load(self, code: Sequence[MachineCode]) -> LoadedCode:
         """Make machine code ready to run."""
         return NativeCode(code)
+
+    def prepare(self, functions: Sequence[str]) -> None:
+        """Begin to make library functions ready on another thread; one that fails is tried again when it is called."""
+        wanted = [*functions, *(["wait_for_phases"] if "run_phase" in functions else [])]
+        missing = [function for function in wanted if function not in _library]
+        if missing:
+            import tapegrad.kernels.cpu.library  # noqa: F401 - two threads that import one module may wait for each other
+
+            threading.Thread(target=_make_ready, args=(missing,), name="tapegrad library").start()
 
     def library(self, function: str) -> int:
         """The entry of a library function; it is compiled once and then lies in the disk cache, too."""

@@ -58,6 +58,10 @@ class Device(Protocol):
         """Make machine code ready to run."""
         ...
 
+    def prepare(self, functions: Sequence[str]) -> None:
+        """Begin to make library functions ready, while something else is compiled."""
+        ...
+
     def library(self, function: str) -> int:
         """What a block's word holds for a library function."""
         ...

@@ -18,13 +18,13 @@ from tests.kernels.support import compile_program, words_of
 if not COMPILED:
     pytest.skip("looks at compilation; the JIT is disabled", allow_module_level=True)
 
-from llvmlite import binding
 from numba import njit
 
+from tapegrad.kernels.cpu.llvm import object_code
 from tapegrad.kernels.cpu.lowering import Unsupported
-from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module, optimised
+from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
-from tapegrad.kernels.cpu.objects import ObjectCode, load, target_machine
+from tapegrad.kernels.cpu.objects import ObjectCode, load
 
 
 def program_of(*lines: str) -> Callable[[Any], int]:
@@ -78,9 +78,6 @@ def clipped(value: int) -> int:
     return value
 
 
-NAMES_OF_TESTS = {"clipped": clipped, "max": max, "min": min}
-
-
 def buffers() -> list[np.ndarray]:
     x = np.array([0.5, -1, 2, 3, -0.0, 7, 1], np.float32)
     p = np.array([0, 5, 1, 2, 3, 4, -6])
@@ -91,28 +88,39 @@ def emitted(program: Callable[..., Any], signature: Any, symbol: str) -> str:
     return emit_module({symbol: NativeFunction(program, signature, symbol)})
 
 
-def walked(program: Callable[..., Any], signature: Any, symbol: str) -> Any:
-    return binding.parse_assembly(emitted(program, signature, symbol))
+@pytest.fixture(scope="module")
+def both_ways() -> dict[str, tuple[ObjectCode, ObjectCode]]:
+    """Every program of the language in machine code: lowered in one walk, and typed and lowered by Numba's passes."""
+    walked, inferred = {}, {}
+    for number, (construct, lines) in enumerate(LANGUAGE.items()):
+        program = program_of(*lines)
+        program.__globals__.update(clipped=clipped, max=max, min=min)
+        walked[f"walked_{number}"] = NativeFunction(program, BLOCK_PROGRAM, construct)
+        inferred[f"inferred_{number}"] = lower_with_numba(program, BLOCK_PROGRAM, f"inferred_{number}")
+    first, *others = inferred.values()
+    for other in others:
+        first.link_in(other)
+    codes = object_code(emit_module(walked), walked), object_code(str(first), inferred)
+    return {
+        construct: (ObjectCode(construct, one, codes[0]), ObjectCode(construct, other, codes[1]))
+        for construct, one, other in zip(LANGUAGE, walked, inferred, strict=True)
+    }
 
 
-def run(program: Callable[[Any], int], through: Callable[..., Any]) -> list[Any]:
-    """The status and all buffers after a run of the program, compiled on one of the two ways."""
-    symbol = "program_under_test"
-    machine = target_machine()
-    module = optimised(through(program, BLOCK_PROGRAM, symbol), {symbol}, machine)
-    address = load(ObjectCode("program", symbol, machine.emit_object(module)))
+def run(code: ObjectCode) -> list[Any]:
+    """The status and all buffers after a run."""
     arrays = buffers()
     words = words_of(arrays[0].size, *arrays)
-    return [ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)(words.ctypes.data), *arrays]
+    return [ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(load(code))(words.ctypes.data), *arrays]
 
 
 @pytest.mark.parametrize("construct", LANGUAGE)
-def test_a_program_does_what_it_does_when_numba_types_and_lowers_it(construct: str) -> None:
-    program = program_of(*LANGUAGE[construct])
-    program.__globals__.update(NAMES_OF_TESTS)
-    by_walk, by_numba = run(program, walked), run(program, lower_with_numba)
-    assert any(np.any(after != before) for after, before in zip(by_walk[1:], buffers(), strict=True))
-    for one, other in zip(by_walk, by_numba, strict=True):
+def test_a_program_does_what_it_does_when_numba_types_and_lowers_it(
+    construct: str, both_ways: dict[str, tuple[ObjectCode, ObjectCode]]
+) -> None:
+    walked, inferred = map(run, both_ways[construct])
+    assert any(np.any(after != before) for after, before in zip(walked[1:], buffers(), strict=True))
+    for one, other in zip(walked, inferred, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -35,3 +35,28 @@ def test_the_number_of_threads_holds_for_blas_where_the_user_set_it(monkeypatch:
     monkeypatch.setenv("TAPEGRAD_NUM_THREADS", "many")
     with pytest.raises(OptionError, match="TAPEGRAD_NUM_THREADS"):
         cpu._limit_blas_threads.__wrapped__()
+
+
+@pytest.mark.skipif(cpu.runs_as_python(), reason="nothing is compiled")
+def test_library_functions_are_made_ready_beside_other_work_and_once() -> None:
+    made: list[str] = []
+    cpu._library.pop("permutation", None)
+    original = cpu._make_library_code
+
+    def make(function: str) -> cpu.NativeCode:
+        made.append(function)
+        return original(function)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_make_library_code", make)
+        cpu.DEVICE.prepare(["permutation"])
+        assert cpu.DEVICE.library("permutation")
+        cpu.DEVICE.prepare(["permutation"])
+    assert made == ["permutation"]
+
+
+def test_a_library_function_that_cannot_be_made_fails_where_it_is_called() -> None:
+    cpu.DEVICE.prepare(["no_such_function"])
+    if not cpu.runs_as_python():
+        with pytest.raises(KeyError):
+            cpu.DEVICE.library("no_such_function")
