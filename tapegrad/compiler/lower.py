@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from tapegrad.compiler.emit import (
     ELEMENT,
     PROLOGUE,
@@ -39,6 +41,7 @@ from tapegrad.compiler.index_maps import (
 )
 from tapegrad.compiler.lower_indexed import LONE
 from tapegrad.compiler.lower_product import lower_product, lower_update, product_statement
+from tapegrad.compiler.split_rows import SHORT_ROW, split_rows
 from tapegrad.compiler.updates import linear_update
 from tapegrad.compiler.values import EXPENSIVE, loop_shape, variables
 from tapegrad.ir import sizes
@@ -61,6 +64,7 @@ from tapegrad.ir.kernel import (
     Store,
     Variable,
 )
+from tapegrad.ir.sizes import Size
 
 OPERATIONS: dict[str, Operation] = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}
 
@@ -119,6 +123,8 @@ class Nest:
         self.after: list[Statement] = []
         self.row_end: list[Statement] = []
         self.shared_state = False
+        row = sizes.product(tuple(axis.size for axis in self.inner))
+        self.by_stages = group.product is not None and isinstance(row, int) and row <= SHORT_ROW
 
     def segments(self) -> list[list[Axis]]:
         """The loops that may be merged with each other; those around a panel stay as they are."""
@@ -157,8 +163,13 @@ class Nest:
         return None
 
     def _row_position(self) -> Index:
-        """Where the element lies in a scratch row."""
-        return flat([Index.of(axis.variable) for axis in self.inner], tuple(axis.size for axis in self.inner))
+        """Where the element lies among the kept ones."""
+        axes = self._kept_axes()
+        return flat([Index.of(axis.variable) for axis in axes], tuple(axis.size for axis in axes))
+
+    def _kept_axes(self) -> list[Axis]:
+        """The axes of values that are kept for a later stage: those of a row, or of all rows where stages are apart."""
+        return [*self.outer[-1:], *self.inner] if self.by_stages else self.inner
 
     # Building
 
@@ -187,12 +198,21 @@ class Nest:
         last = Variable(self.context.names.fresh("last"))
         batch = [axis.variable for axis in self.outer[:-1]]
         end = Apply("minimum", (add(first, Constant(rows, INT64)), total), INT64)
+        rows_loop = Loop(axes[-1].variable.name, last, body, "sequential", first)
         panel = (
             Let(last.name, end),
             product_statement(product, self.context, batch, buffer, first=first, rows=subtract(last, first)),
-            Loop(axes[-1].variable.name, last, body, "sequential", first),
+            *(self._split(rows_loop, axes[-1].size) if self.by_stages else (rows_loop,)),
         )
         return wrap(axes[:-1], (Loop(first.name, total, panel, "sequential", step=rows),), innermost("sequential"))
+
+    def _split(self, loop: Loop, total: Size) -> tuple[Statement, ...]:
+        """The loop over the rows of a panel stage by stage."""
+
+        def scratch(name: str, dtype: np.dtype) -> Buffer:
+            return self.context.scratch(self.context.names.fresh(name), dtype, total)
+
+        return split_rows(loop, self.context.names.fresh, scratch)
 
     def _declare_panel(self, product: Node) -> None:
         rows = panel_height(product)
@@ -225,7 +245,7 @@ class Nest:
         if node not in self.saved and self.context.stores.get(node) and node not in self.context.in_place:
             self.saved[node] = (self.context.stores[node][0], False)
         elif node not in self.saved and node.primitive in EXPENSIVE:
-            size = sizes.product(tuple(axis.size for axis in self.inner))
+            size = sizes.product(tuple(axis.size for axis in self._kept_axes()))
             name = self.context.names.fresh(f"{node.primitive}_row")
             self.saved[node] = (self.context.scratch(name, node.dtype, size), True)
             self.shared_state = True
@@ -380,7 +400,9 @@ class Nest:
             Declare(best.name, initial(node.primitive, best.dtype)),
             Declare(position.name, Constant(0, INT64)),
         ]
-        here = emitter.position(self._row_position())
+        here = emitter.position(
+            flat([Index.of(axis.variable) for axis in self.inner], tuple(axis.size for axis in self.inner))
+        )
         return [position_update(node.primitive, best, position, value, here)]
 
 
