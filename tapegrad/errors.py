@@ -64,9 +64,12 @@ def _kind_of(file: str, known: dict[str, int] = {}) -> int:  # noqa: B006 - a ca
     return kind
 
 
-def user_mark() -> Mark | None:
-    """The innermost frame outside tapegrad, as a cheap mark; under the command line, that of the step it compiles."""
-    frame = sys._getframe(1)
+def user_mark(own: int = 1) -> Mark | None:
+    """The innermost frame outside tapegrad, as a cheap mark; under the command line, that of the step it compiles.
+
+    The first ``own`` frames around this function are known to be of tapegrad.
+    """
+    frame = sys._getframe(own)
     step = None
     while frame is not None:
         kind = _kind_of(frame.f_code.co_filename)

@@ -128,11 +128,11 @@ def realize(run: Run) -> None:
     """Give every root its value; the path on which they were recorded, if any, knows the program."""
     path, positions = run.path, run.positions
     wanted = tuple([positions[root] for root in run.roots]) if path is not None else ()
-    plan: Plan | None = path.plans.get(wanted) if path is not None else None
+    plan: Plan | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
     if plan is None:
         plan = _plan(run, positions)
         if path is not None:
-            path.plans[wanted] = plan
+            path.plans = {**(path.plans or {}), wanted: plan}
     entries = list(positions)
     values: list[Any] = [entries[place].value for place in plan.leaves]
     marks = {message: entries[place].mark for message, place in plan.checks}

@@ -24,6 +24,7 @@ from tapegrad.recording import (
     wrap,
 )
 from tapegrad.tape import NO_PARAMS, Entry, local
+from tapegrad.tape import record as record_entry
 
 if TYPE_CHECKING:
     from tapegrad.tensor import Tensor
@@ -167,10 +168,8 @@ def _operator(function: _Method, swapped: bool = False) -> _Method:
     return method
 
 
-def _elementwise(
-    primitive: str, function: Callable[[Any, Any], Tensor], swapped: bool = False
-) -> Callable[[Any, Any], Tensor]:
-    """As `_operator`, for a function that records ``primitive`` on its operands as they are, where dtypes are equal.
+def _elementwise(primitive: str, function: _Method, swapped: bool = False) -> _Method:
+    """As `_operator`, for a function that records ``primitive`` on its operands as they are where dtypes are equal.
 
     What was recorded before on the same path (`tapegrad.paths`) is recorded again without asking for dtypes.
     """
@@ -178,35 +177,38 @@ def _elementwise(
 
     def method(self: Any, other: Any) -> Tensor:
         state = local.state
-        path = state.path
-        if path is None or state.trace is not None or self._weak or len(state.pending) >= config.pending_nodes:
-            return general(self, other)
         mine = self._entry
         positions = state.positions
+        number = None
         if isinstance(other, Operators):
             if other._weak:  # type: ignore[attr-defined]
                 return general(self, other)
             theirs = other._entry  # type: ignore[attr-defined]
             inputs = (theirs, mine) if swapped else (mine, theirs)
             first, second = inputs
-            found = steps.get((path, state.grad_enabled, primitive, positions.get(first), positions.get(second)))
-            if found is None:
-                return general(self, other)
+            key = (state.path, state.grad_enabled, primitive, positions.get(first), positions.get(second))
         else:
             kind = NUMBER_KINDS.get(mine.dtype) if type(other) is float or type(other) is int else None
             if kind is None:
                 return general(self, other)
-            place = positions.get(mine)
-            places = (kind, place) if swapped else (place, kind)
-            found = steps.get((path, state.grad_enabled, primitive, *places))
-            if found is None:
-                return general(self, other)
             value = _numbers.get((other, kind)) if other else None
-            number = Entry(
-                "leaf", (), NO_PARAMS, (), mine.dtype, _number(other, mine.dtype) if value is None else value
-            )
-            positions[number] = len(positions)
+            if value is None:
+                value = _number(other, mine.dtype)
+            theirs = number = Entry("leaf", (), NO_PARAMS, (), mine.dtype, value)
             inputs = (number, mine) if swapped else (mine, number)
+            places = (kind, positions.get(mine)) if swapped else (positions.get(mine), kind)
+            key = (state.path, state.grad_enabled, primitive, *places)
+        trace = state.trace
+        if self._weak or len(state.pending) >= config.pending_nodes:
+            return general(self, other)
+        found = steps.get(key) if trace is None else None
+        if found is None:
+            alike = mine.dtype is theirs.dtype and mine.dtype.kind == "f"
+            if alike and (trace is None or (mine.trace is trace and theirs.trace is trace)):
+                return wrap(record_entry(primitive, inputs, NO_PARAMS))
+            return general(self, other)
+        if number is not None:
+            positions[number] = len(positions)
         state.path = found
         entry = Entry(primitive, inputs, NO_PARAMS, found.shape, found.dtype, None, found.requires_grad, found.mark)
         positions[entry] = len(positions)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tapegrad.tape import Entry
 
 #: Paths remembered; when there are more, all are forgotten and learned again.
-REMEMBERED = 200_000
+REMEMBERED = 100_000
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -40,7 +40,7 @@ class Path:
     owned : dict of int to tuple of int
         For the place of an entry, the places in its history whose owners a backward pass may fill.
     plans : dict
-        How to run, for the places of what is wanted; see `tapegrad.execution`.
+        How to run, for the places of what is wanted; see `tapegrad.execution`. Both are None until there is something.
     """
 
     __slots__ = ("dtype", "mark", "order", "owned", "params", "plans", "primitive", "requires_grad", "shape")
@@ -62,8 +62,8 @@ class Path:
         self.requires_grad = requires_grad
         self.mark = mark
         self.order = order
-        self.owned: dict[int, tuple[int, ...]] = {}
-        self.plans: dict[tuple[int, ...], Any] = {}
+        self.owned: dict[int, tuple[int, ...]] | None = None
+        self.plans: dict[tuple[int, ...], Any] | None = None
 
 
 #: Where every tape begins.
@@ -71,6 +71,10 @@ ROOT = Path()
 
 #: Every known step, by the path it starts from and what is done.
 steps: dict[tuple[Any, ...], Path] = {}
+
+
+#: Shape and dtype of the result, and whether a gradient reaches it, by primitive, parameters and operands.
+rules: dict[tuple[Any, ...], tuple[Shape, np.dtype, bool]] = {}
 
 
 def learn(key: tuple[Any, ...], path: Path) -> None:
@@ -83,7 +87,8 @@ def learn(key: tuple[Any, ...], path: Path) -> None:
 def forget() -> None:
     """Forget every path."""
     steps.clear()
-    ROOT.plans.clear()
+    rules.clear()
+    ROOT.plans = None
 
 
 def kind(leaf: Entry) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -228,29 +229,54 @@ def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) ->
     """Append ``primitive`` applied to ``inputs``; shape and dtype errors are raised here, on the user's line."""
     state = local.state
     what = (primitive, *paths.params_key(params)) if params else (primitive,)
-    if state.trace is None:
-        if len(state.pending) >= config.pending_nodes:
-            make_room(inputs)
-        # The most frequent case by far, written out: a known step on what was used before.
-        positions = state.positions
-        key = (state.path, state.grad_enabled, *what, *[positions.get(entry) for entry in inputs])
-        path = paths.steps.get(key)
-        if path is not None and path.mark is not None:
-            state.path = path
-            entry = Entry(primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, path.mark)
-            positions[entry] = len(positions)
-            state.pending.append(entry)
-            return entry
+    if state.trace is not None:
+        shape, dtype, requires_grad = _result(what, state.grad_enabled, inputs, params)
+        entry = Entry(primitive, inputs, params, shape, dtype, None, requires_grad, user_mark(2))
+        entry.trace = state.trace
+        return entry
+    if len(state.pending) >= config.pending_nodes:
+        make_room(inputs)
+    # The most frequent case by far, written out: a known step on what was used before.
+    positions = state.positions
+    path = paths.steps.get((state.path, state.grad_enabled, *what, *[positions.get(entry) for entry in inputs]))
+    if path is None or path.mark is None:
+        learn = partial(_learn, what, state.grad_enabled, inputs, params)
+        return append(state, advance(state, what, inputs, learn), inputs)
+    state.path = path
+    entry = Entry(primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, path.mark)
+    positions[entry] = len(positions)
+    state.pending.append(entry)
+    return entry
 
-    def learn() -> Path:
+
+def _learn(what: tuple[Any, ...], enabled: bool, inputs: tuple[Entry, ...], params: dict[str, Any]) -> Path:
+    """What a step to a primitive gives."""
+    shape, dtype, requires_grad = _result(what, enabled, inputs, params)
+    # Around this are `advance`, `record` and what called it.
+    mark = None if what[0] == "checked" else user_mark(4)
+    return Path(what[0], params, shape, dtype, requires_grad, mark)
+
+
+def _result(
+    what: tuple[Any, ...], enabled: bool, inputs: tuple[Entry, ...], params: dict[str, Any]
+) -> tuple[Shape, np.dtype, bool]:
+    """Shape and dtype of a primitive's result, and whether a gradient reaches it."""
+    kinds = [part for entry in inputs for part in (entry.shape, entry.dtype.char, entry.requires_grad)]
+    key = (*what, enabled, *kinds)
+    result = paths.rules.get(key)
+    if result is None:
+        primitive = what[0]
         row = PRIMITIVES[primitive]
         shape = row.shape([entry.shape for entry in inputs], params)
         dtype = row.dtype([entry.dtype for entry in inputs], params)
-        passes = state.grad_enabled and dtype.kind == "f" and primitive != "stop_gradient"
-        requires_grad = passes and any([entry.requires_grad for entry in inputs])
-        return Path(primitive, params, shape, dtype, requires_grad, None if primitive == "checked" else user_mark())
-
-    return append(state, advance(state, what, inputs, learn), inputs)
+        passes = enabled and dtype.kind == "f" and primitive != "stop_gradient"
+        result = shape, dtype, passes and any([entry.requires_grad for entry in inputs])
+        # What is learned of symbolic sizes on the way counts for the trace that runs.
+        if sizes.active_bindings() is None or not (params or any([entry.shape for entry in inputs])):
+            if len(paths.rules) >= paths.REMEMBERED:
+                paths.rules.clear()
+            paths.rules[key] = result
+    return result
 
 
 def advance(state: State, what: tuple[Any, ...], operands: Sequence[Entry], learn: Callable[[], Path]) -> Path:
@@ -383,11 +409,12 @@ def owned(output: Entry) -> list[tuple[Entry, Tensor]]:
     """The entries in the history of ``output`` whose Tensors take a gradient, in the order they came into being."""
     state = local.state
     place = state.positions.get(output) if state.trace is None and state.path is not None else None
-    known = state.path.owned.get(place) if state.path is not None and place is not None else None
+    path = state.path
+    known = path.owned.get(place) if path is not None and path.owned is not None and place is not None else None
     if known is None:
         found = [entry for entry in reversed(history([output])) if entry.owner is not None]
-        if state.path is not None and place is not None and all(entry in state.positions for entry in found):
-            state.path.owned[place] = tuple([state.positions[entry] for entry in found])
+        if path is not None and place is not None and all(entry in state.positions for entry in found):
+            path.owned = {**(path.owned or {}), place: tuple([state.positions[entry] for entry in found])}
     else:
         entries = list(state.positions)
         found = [entries[number] for number in known]
