@@ -123,20 +123,19 @@ def call_permutation(typing_context: Any, entry: Any, target: Any, count: Any, s
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def _from_source(name: str, signature: Any, source: Callable[..., Any]) -> tuple[str, Callable[[], ObjectCode]]:
-    return name, lambda: compile_native(source, signature, name)
-
+#: Signature and source of the functions that are written as programs are.
+SOURCES: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "permutation": (types.void(*[types.int64] * 4), permutation),
+    "repeat_program": (types.int32(*[types.int64] * 7), repeat_program),
+    "run_phase": (types.void(*[types.int64] * 5), run_phase),
+    "wait_for_phases": (types.void(*[types.int64] * 3), wait_for_phases),
+}
 
 #: What compiles each library function, by its name.
-FUNCTIONS: dict[str, Callable[[], ObjectCode]] = dict(
-    (
-        *((f"matmul_{suffix}", partial(compile_matmul, suffix)) for suffix in ("f32", "f64", "i32", "i64", "u8")),
-        _from_source("permutation", types.void(*[types.int64] * 4), permutation),
-        _from_source("repeat_program", types.int32(*[types.int64] * 7), repeat_program),
-        _from_source("run_phase", types.void(*[types.int64] * 5), run_phase),
-        _from_source("wait_for_phases", types.void(*[types.int64] * 3), wait_for_phases),
-    )
-)
+FUNCTIONS: dict[str, Callable[[], ObjectCode]] = {
+    **{f"matmul_{suffix}": partial(compile_matmul, suffix) for suffix in ("f32", "f64", "i32", "i64", "u8")},
+    **{name: partial(compile_native, source, signature, name) for name, (signature, source) in SOURCES.items()},
+}
 
 
 def library_functions() -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def test_a_kernel_reads_as_loops_over_named_values() -> None:
 
 def test_a_panel_reads_as_rows_of_a_product() -> None:
     b = Builder()
-    x, w = b.input((N, 3), FLOAT32, "x"), b.input((3, 8), FLOAT32, "w")
+    x, w = b.input((N, 30), FLOAT32, "x"), b.input((30, 8), FLOAT32, "w")
     product = b.emit("matmul", x, w, transpose_a=False, transpose_b=False)
     text = print_schedule(schedule(b.graph([b.emit("relu", product)])))
     assert "Loop first: 0 to n by 2046, sequential" in text
