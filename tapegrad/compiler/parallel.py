@@ -55,7 +55,7 @@ from tapegrad.ir.sizes import Size
 
 # Costs are in picoseconds of one thread, for float32 in the caches of a processor of today.
 
-_BYTE, _OPERATION, _FUNCTION, _RANDOM, _MULTIPLY_ADD = 15, 30, 500, 2500, 30
+_BYTE, _OPERATION, _FUNCTION, _RANDOM, _MULTIPLY_ADD, _ACCUMULATOR = 15, 30, 500, 2500, 30, 600
 
 #: What a size that is known only at run time may well be.
 LARGE = 1 << 17
@@ -78,8 +78,9 @@ class Rule:
         The least rows of a chunk of a product, and the least multiples of columns: each chunk reads operands anew.
     combining : int
         The work of a chunk is to be so many times what combining its accumulators takes.
-    few_accumulators, little_work : int
-        A loop with more accumulators and less work an iteration is left alone: a short run would pay for handing over.
+    few_accumulators, handing, repaid : int
+        A loop with more accumulators is left alone unless the least run of the program takes ``repaid`` times the
+        ``handing`` over and combining of them: tiny networks with small batches would pay, and gain nothing.
     """
 
     grain: int = 8_000_000
@@ -91,7 +92,8 @@ class Rule:
     least_columns: int = 2
     combining: int = 16
     few_accumulators: int = 8
-    little_work: int = 30_000
+    handing: int = 20_000
+    repaid: int = 4
 
 
 RULE = Rule()
@@ -111,18 +113,19 @@ def parallel(schedule: Schedule, rule: Rule = RULE) -> Schedule:
     >>> print(print_kernel(parallel(schedule(b.graph([x + x]))).kernels[0]).splitlines()[3])
       Phase chunk: (n + -1 + max(66688, 64*((n + 2047)//2048)))//max(66688, 64*((n + 2047)//2048))
     """
-    return replace(schedule, kernels=tuple(parallel_kernel(kernel, rule) for kernel in schedule.kernels))
+    least_run = _evaluated(sum((_cost(kernel.body, 1) for kernel in schedule.kernels), start=0), 1)
+    return replace(schedule, kernels=tuple(_parallel_kernel(kernel, least_run, rule) for kernel in schedule.kernels))
 
 
-def parallel_kernel(kernel: Kernel, rule: Rule = RULE) -> Kernel:
-    """The kernel with phases where they may pay."""
+def _parallel_kernel(kernel: Kernel, least_run: int, rule: Rule) -> Kernel:
+    """The kernel with phases where they may pay; ``least_run`` is what the program takes where all sizes are 1."""
     body: list[Statement] = []
     names = _Names(kernel)
     for position, statement in enumerate(kernel.body):
         rest = (*kernel.body[:position], *kernel.body[position + 1 :])
         cut = None
         if isinstance(statement, Loop):
-            cut = _cut_loop(statement, rest, names, rule)
+            cut = _cut_loop(statement, rest, names, least_run, rule)
         elif isinstance(statement, Product):
             cut = _cut_product(statement, names, rule)
         body += (statement,) if cut is None else cut
@@ -201,7 +204,12 @@ def _cost(item: Any, step: int) -> Size:
 
 def _may_pay(work: Size, rule: Rule) -> bool:
     """Whether work fills two chunks where the sizes known only at run time are large."""
-    return sizes.evaluate(work, dict.fromkeys(sizes.symbols(work), LARGE)) >= 2 * rule.grain
+    return _evaluated(work, LARGE) >= 2 * rule.grain
+
+
+def _evaluated(work: Size, extent: int) -> int:
+    """The work where everything known only at run time is ``extent``."""
+    return sizes.evaluate(work, dict.fromkeys(sizes.symbols(work), extent))
 
 
 # Independence -----------------------------------------------------------------------------------------------------
@@ -287,7 +295,9 @@ def _only_checks(loop: Loop, shared: _Shared) -> bool:
 # Cutting loops ----------------------------------------------------------------------------------------------------
 
 
-def _cut_loop(loop: Loop, rest: Sequence[Statement], names: _Names, rule: Rule) -> tuple[Statement, ...] | None:
+def _cut_loop(
+    loop: Loop, rest: Sequence[Statement], names: _Names, least_run: int, rule: Rule
+) -> tuple[Statement, ...] | None:
     """A loop at the top of a kernel as a phase, and the combination of what its chunks accumulated."""
     total = _size(loop.stop)
     if loop.start != Constant(0, INT64) or total is None:
@@ -302,8 +312,8 @@ def _cut_loop(loop: Loop, rest: Sequence[Statement], names: _Names, rule: Rule) 
     if shared is None or _only_checks(loop, shared):
         return None
     width = sum((buffer.size for buffer, _ in shared.buffers), start=len(shared.registers))
-    little = not isinstance(per_row, int) or per_row >= rule.little_work
-    if not little and isinstance(width, int) and width > rule.few_accumulators:
+    handing = rule.handing + _evaluated(width, 1) * _ACCUMULATOR
+    if _evaluated(width, 1) > rule.few_accumulators and rule.repaid * handing > least_run:
         return None
     is_panel = any(isinstance(item, Product) for item in walk(loop.body))
     is_row = any(isinstance(item, Loop) for item in walk(loop.body))

@@ -23,7 +23,7 @@ N, M = symbol("n"), symbol("m")
 #: Cuts whatever can be cut into the smallest chunks.
 FINE = Rule(
     grain=1, elements=1, rows=2, column_bytes=16, least_rows=1, least_columns=1, combining=0,
-    few_accumulators=1000, little_work=0,
+    few_accumulators=1000,
 )  # fmt: skip
 
 
