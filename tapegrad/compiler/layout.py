@@ -28,7 +28,7 @@ from tapegrad.ir.kernel import (
     SizeValue,
     Statement,
 )
-from tapegrad.ir.sizes import Size
+from tapegrad.ir.sizes import Size, Symbol
 
 #: Loop nests in one function; the time of compilation grows faster than their number.
 NESTS_PER_PIECE = 40
@@ -68,6 +68,8 @@ class Layout:
         Word k holds the address of buffer k.
     inputs, outputs : tuple of int
         The buffer of each input and each output of the graph.
+    definitions : tuple of (Symbol, Size)
+        Sizes that follow from those of the graph, each from those before it.
     sizes : tuple of Size
         The sizes in the words after the buffers.
     library : tuple of str
@@ -83,6 +85,7 @@ class Layout:
     buffers: tuple[BufferUse, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    definitions: tuple[tuple[Symbol, Size], ...]
     sizes: tuple[Size, ...]
     library: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]
@@ -119,12 +122,20 @@ class Layout:
         """The length of the block."""
         return self.own_word + 1
 
+    def all_symbols(self, symbols: Mapping[Symbol, int]) -> dict[Symbol, int]:
+        """The values of all symbols, from those of the graph's."""
+        values = dict(symbols)
+        for name, size in self.definitions:
+            values[name] = sizes.evaluate(size, values)
+        return values
+
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON values; `layout_from_json` reads it back."""
         return {
             "buffers": [[b.name, DTYPE_CODES[b.dtype], str(b.size), b.role, list(b.kernels)] for b in self.buffers],
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
+            "definitions": [[str(name), str(size)] for name, size in self.definitions],
             "sizes": [str(size) for size in self.sizes],
             "library": list(self.library),
             "pieces": [list(piece) for piece in self.pieces],
@@ -142,6 +153,7 @@ def layout_from_json(values: Mapping[str, Any]) -> Layout:
         ),
         tuple(values["inputs"]),
         tuple(values["outputs"]),
+        tuple((Symbol(name), sizes.parse_size(size)) for name, size in values["definitions"]),
         tuple(sizes.parse_size(size) for size in values["sizes"]),
         tuple(values["library"]),
         tuple(tuple(piece) for piece in values["pieces"]),
@@ -232,6 +244,7 @@ def make_layout(schedule: Schedule) -> tuple[Layout, dict[Buffer, int]]:
         tuple(BufferUse(b.name, b.dtype, b.size, roles[b], tuple(kernels)) for b, kernels in touched.items()),
         tuple(words[buffer] for buffer in schedule.inputs),
         tuple(words[buffer] for buffer in schedule.outputs),
+        tuple(definition for kernel in schedule.kernels for definition in kernel.definitions),
         tuple(dict.fromkeys(size for body in bodies for size in symbolic_sizes(body))),
         tuple(dict.fromkeys(name for body in bodies for name in library_functions(body))),
         split_pieces(schedule.kernels),

@@ -219,6 +219,7 @@ class Program:
         symbols = self.graph.bind(shapes)
         if symbols is None:
             return None
+        symbols = self.layout.all_symbols(symbols)
         return Binding(
             symbols,
             tuple(sizes.evaluate(size, symbols) for size in self.layout.sizes),
@@ -262,7 +263,7 @@ class Program:
 
     def plan(self, symbols: Mapping[Symbol, int]) -> Plan:
         """The memory plan at these sizes."""
-        return plan_memory(self._arena_buffers, symbols)
+        return plan_memory(self._arena_buffers, self.layout.all_symbols(symbols))
 
     def arena_bytes(self, symbols: Mapping[Symbol, int]) -> int:
         """Bytes of all temporaries together at these sizes."""
@@ -270,7 +271,7 @@ class Program:
 
     def memory_table(self, symbols: Mapping[Symbol, int]) -> str:
         """The memory plan as text, one line a buffer, with the lower bound that lifetimes give."""
-        return memory_table(self._arena_buffers, symbols)
+        return memory_table(self._arena_buffers, self.layout.all_symbols(symbols))
 
     def save(self, path: str | Path) -> None:
         """Write the readable source to a file."""

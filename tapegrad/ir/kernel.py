@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from tapegrad.ir.graph import Graph, Node, Number
-from tapegrad.ir.sizes import Size
+from tapegrad.ir.sizes import Size, Symbol
 
 INT64 = np.dtype(np.int64)
 
@@ -302,6 +302,8 @@ class Kernel:
         is bound by no read value, a 1-d bool input of that length follows these; only its shape counts.
     flops, bytes : Size
         Floating-point operations, and bytes read and written, of one run.
+    definitions : tuple of (Symbol, Size)
+        Further sizes of the statements and scratch buffers, each in terms of the graph's and of those before it.
     """
 
     name: str
@@ -312,6 +314,7 @@ class Kernel:
     graph: Graph
     flops: Size
     bytes: Size
+    definitions: tuple[tuple[Symbol, Size], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

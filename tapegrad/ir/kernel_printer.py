@@ -156,6 +156,7 @@ def print_kernel(kernel: Kernel) -> str:
     reads = ", ".join(map(buffer_text, kernel.reads)) or "nothing"
     writes = ", ".join(map(buffer_text, kernel.writes)) or "nothing"
     head = [f"kernel {kernel.name}  # {kernel.title}", f"{INDENT}reads {reads}", f"{INDENT}writes {writes}"]
+    head += [f"{INDENT}size {name} = {size}" for name, size in kernel.definitions]
     return "\n".join([*head, *body_lines(kernel.body, 1)])
 
 

@@ -197,6 +197,8 @@ def run_schedule(schedule: Schedule, arrays: Sequence[np.ndarray]) -> tuple[list
         evaluator.memory[buffer] = np.ascontiguousarray(array).reshape(-1).copy()
     for kernel in schedule.kernels:
         evaluator.variables.clear()
+        for name, size in kernel.definitions:
+            symbols[name] = sizes.evaluate(size, symbols)
         before = {buffer: evaluator.array(buffer).copy() for buffer in kernel.reads if buffer not in kernel.writes}
         evaluator.run(kernel.body)
         for buffer in [b for b in evaluator.memory if b.role == "scratch"]:

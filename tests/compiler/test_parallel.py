@@ -22,8 +22,8 @@ N, M = symbol("n"), symbol("m")
 
 #: Cuts whatever can be cut into the smallest chunks.
 FINE = Rule(
-    grain=1, elements=1, rows=2, column_bytes=16, least_rows=1, least_columns=1, combining=0,
-    few_accumulators=1000,
+    grain=1, elements=1, rows=2, column_bytes=16, panel_rows=1, least_rows=1, block_columns=8, block_rows=3,
+    far_terms=3, combining=0, few_accumulators=1000,
 )  # fmt: skip
 
 
