@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from tapegrad import pytree, sequences, tape
+from tapegrad.background import Compilation, compile_now, program_or_compilation
 from tapegrad.captures import GradientSlot
-from tapegrad.compiler.program import Program, compile_graph
+from tapegrad.compiler.program import Program
 from tapegrad.errors import OptionError
 from tapegrad.guards import Guard, Structure, collect_guards, compile_check
 from tapegrad.ir.graph import Graph
@@ -35,6 +36,9 @@ MANY_TRACES = 8
 
 
 _REMEMBERED_CALLS = 256
+
+#: Told of a program when it is there.
+Ready = Callable[[Program], None]
 
 
 class RetraceWarning(UserWarning):
@@ -69,13 +73,12 @@ class Stats:
 class Specialization:
     """A traced function with its program and everything one call needs."""
 
-    def __init__(self, traced: Traced, guards: list[Guard], structure: Structure, name: str) -> None:
+    def __init__(
+        self, traced: Traced, guards: list[Guard], structure: Structure, made: Program | Compilation, ready: Ready
+    ) -> None:
         self.traced = traced
         self.guards = guards
         self.structure = structure
-        for tensor, _ in traced.written:
-            tensor._make_cell()
-        self.program: Program = compile_graph(traced.graph, name=name)
         self.dynamic = [
             (number, argument) for number, argument in enumerate(traced.arguments) if argument.kind != "static"
         ]
@@ -88,10 +91,36 @@ class Specialization:
         self.finish = _finisher(traced, self.returns)
         self.check = compile_check(guards, structure)
         self.quick: QuickCall | None = None
-        self._quick_possible = is_possible(self.program, traced)
+        self._ready = ready
+        self._program: Program | None = None
+        self._compilation: Compilation | None = None
+        self._quick_possible = False
         self._retired_calls = 0
         self._last_shapes: Any = None
         self._last_like: Any = None
+        if isinstance(made, Compilation):
+            self._compilation = made
+        else:
+            self._take(made)
+
+    @property
+    def program(self) -> Program:
+        """The program; where it is still being compiled, this waits."""
+        if self._program is None:
+            assert self._compilation is not None
+            self._take(self._compilation.wait())
+        assert self._program is not None
+        return self._program
+
+    def _take(self, program: Program) -> None:
+        self._program, self._compilation = program, None
+        self._quick_possible = is_possible(program, self.traced)
+        self._ready(program)
+
+    @property
+    def kernel_count(self) -> int:
+        """The kernels of a call; none while it is interpreted."""
+        return self._program.kernel_count if self._program is not None else 0
 
     def mismatch(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
         """Why this specialization does not serve a call, or None where it does."""
@@ -134,6 +163,12 @@ class Specialization:
 
     def run(self, leaves: Sequence[Any], flat: bool) -> Any:
         """What the function gives; a second call with arguments like these (``flat``: not nested) gets a short way."""
+        compilation = self._compilation
+        if compilation is not None:
+            finished = compilation.finished()
+            if finished is None:
+                return self.finish(compilation.interpret(self.inputs(leaves)))
+            self._take(finished)
         program, quick = self.program, self.quick
         like = [_likeness(leaf) for leaf in leaves] if flat and self._quick_possible else None
         again = like is not None and like == self._last_like
@@ -226,12 +261,17 @@ class Jitted:
     """
 
     def __init__(
-        self, function: Callable[..., Any], static_argnames: Sequence[str] = (), keep_grads: bool = False
+        self,
+        function: Callable[..., Any],
+        static_argnames: Sequence[str] = (),
+        keep_grads: bool = False,
+        background: bool = False,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
         self._static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self._keep_grads = keep_grads
+        self._background = background
         self._specializations: dict[Any, list[Specialization]] = {}
         self._counts = dict.fromkeys(("traces", "compiles", "cache_hits", "calls", "kernels"), 0)
         self._reasons: list[str] = []
@@ -271,7 +311,7 @@ class Jitted:
         result = specialization.run(leaves, not kwargs and len(leaves) == len(args))
         self._quick = specialization.quick
         self._counts["calls"] += 1
-        self._counts["kernels"] += specialization.program.kernel_count
+        self._counts["kernels"] += specialization.kernel_count
         return result
 
     def scan(self, *args: Any) -> Any:
@@ -444,10 +484,14 @@ class Jitted:
         traced = _trace(self._function, named, shapes, structure, self._keep_grads)
         static = [argument.value for argument in named if argument.kind == "static"]
         guards, owners = collect_guards(self._function, static)
-        specialization = Specialization(traced, guards, owners, self._function.__name__)
+        for tensor, _ in traced.written:
+            tensor._make_cell()
+        make = program_or_compilation if self._background else compile_now
+        specialization = Specialization(
+            traced, guards, owners, make(traced.graph, self._function.__name__), self._count_program
+        )
         self._counts["traces"] += 1
         counters.add("traces")
-        self._counts["compiles" if specialization.program.compiled_now else "cache_hits"] += 1
         if reason is not None:
             self._reasons.append(reason)
             if self._counts["traces"] == MANY_TRACES:
@@ -460,6 +504,9 @@ class Jitted:
         self._latest = specialization
         self._specializations[key] = [specialization, *self._specializations.get(key, [])]
         return specialization
+
+    def _count_program(self, program: Program) -> None:
+        self._counts["compiles" if program.compiled_now else "cache_hits"] += 1
 
     def _explain_key(self, arguments: list[Argument]) -> str:
         """Which argument made the key a new one."""
@@ -492,7 +539,7 @@ class Jitted:
     def stats(self) -> Stats:
         """Counts of traces, compiles, cache hits, calls and kernels."""
         quick = [
-            (found.quick_calls, found.program.kernel_count)
+            (found.quick_calls, found.kernel_count)
             for specializations in self._specializations.values()
             for found in specializations
         ]
@@ -525,7 +572,9 @@ def jit(function: Callable[..., Any]) -> Jitted: ...
 
 
 @overload
-def jit(*, static_argnames: Sequence[str] = ..., keep_grads: bool = ...) -> Callable[[Callable[..., Any]], Jitted]: ...
+def jit(
+    *, static_argnames: Sequence[str] = ..., keep_grads: bool = ..., background: bool = ...
+) -> Callable[[Callable[..., Any]], Jitted]: ...
 
 
 def jit(
@@ -533,6 +582,7 @@ def jit(
     *,
     static_argnames: Sequence[str] = (),
     keep_grads: bool = False,
+    background: bool = False,
 ) -> Any:
     """Compile a function - forward, backward and updates together - as one program.
 
@@ -549,6 +599,10 @@ def jit(
         Arguments whose value shapes the program; a new value traces again.
     keep_grads : bool
         Keep ``grad`` of the parameters that an optimizer updates.
+    background : bool
+        Compile in a thread, and interpret the function with NumPy until the program is ready. Interpreted and compiled
+        code agree to rounding, so the bits then depend on when that was. ``scan`` and ``epochs`` wait for the program.
+        Where compiling fails, the next call raises.
 
     Returns
     -------
@@ -570,10 +624,10 @@ def jit(
     (12.0, 3.0, 1)
     """
     if function is None:
-        return lambda inner: Jitted(inner, static_argnames, keep_grads)
+        return lambda inner: Jitted(inner, static_argnames, keep_grads, background)
     if isinstance(function, Jitted):
         return function
-    return Jitted(function, static_argnames, keep_grads)
+    return Jitted(function, static_argnames, keep_grads, background)
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -309,23 +309,35 @@ def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.D
     >>> double.run([np.array([1, 2, 3], np.float32)])
     [array([2., 4., 6.], dtype=float32)]
     """
-
-    def make_schedule() -> Schedule:
-        from tapegrad.compiler.fuse import schedule
-        from tapegrad.compiler.parallel import parallel
-        from tapegrad.compiler.simplify import simplify
-
-        return parallel(schedule(simplify(graph).check()))
-
+    found = find_program(graph, name=name, device=device)
+    if found is not None:
+        return found
+    schedule = _schedule(graph)
     if cpu.runs_as_python():
-        return _as_python(graph, make_schedule(), name, device)
-    key = cache.program_key(graph.content_hash(), device.identity())
-    found = _from_cache(key, device)
+        return _as_python(graph, schedule, name, device)
+    return _compiled(graph, schedule, _key(graph, device), name, device)
+
+
+def find_program(graph: Graph, *, name: str = "program", device: Device = cpu.DEVICE) -> Program | None:
+    """The program of a graph from the disk cache; None where it has to be compiled."""
+    found = None if cpu.runs_as_python() else _from_cache(_key(graph, device), device)
     if found is None:
-        schedule = make_schedule()
-        return _compiled(graph, schedule, key, name, device)
+        return None
     layout, code = found
+    make_schedule = partial(_schedule, graph)
     return Program(graph, layout, code, name=name, device=device, compiled_now=False, make_schedule=make_schedule)
+
+
+def _key(graph: Graph, device: Device) -> str:
+    return cache.program_key(graph.content_hash(), device.identity())
+
+
+def _schedule(graph: Graph) -> Schedule:
+    from tapegrad.compiler.fuse import schedule
+    from tapegrad.compiler.parallel import parallel
+    from tapegrad.compiler.simplify import simplify
+
+    return parallel(schedule(simplify(graph).check()))
 
 
 def compile_schedule(
