@@ -42,6 +42,8 @@ def binary(primitive: str, floating: bool = False) -> Callable[[Any, Any], Tenso
 def power(a: TensorLike, b: TensorLike) -> Tensor:
     """``a ** b``, elementwise; a Python number as exponent is known to the program."""
     if isinstance(b, bool | int | float) and not isinstance(b, np.generic):
+        if isinstance(a, Operators) and not a._weak and a._entry.dtype.kind == "f":
+            return record("power", (a, record_number(b, a._entry.dtype, constant=True)))
         dtype = result_dtype(as_tensor(a), b)
         (base,) = promote(a, dtype=dtype)
         if dtype.kind != "f" and b < 0:

@@ -168,6 +168,8 @@ class State:
         Results of the derivative entries among them.
     positions : dict of Entry to int
         Every entry recorded or used since the last run, leaves too, by its place in the order of first use.
+    closed : set of Entry
+        Those among them that were used as leaves although they have a history, from before the last run.
     path : Path or None
         Where recording has come to; None where it depends on more than was recorded since the last run.
     trace : Trace or None
@@ -180,7 +182,17 @@ class State:
         Whether tapes are interpreted, however often they were seen.
     """
 
-    __slots__ = ("differentiating", "grad_enabled", "interpreted", "parts", "path", "pending", "positions", "trace")
+    __slots__ = (
+        "closed",
+        "differentiating",
+        "grad_enabled",
+        "interpreted",
+        "parts",
+        "path",
+        "pending",
+        "positions",
+        "trace",
+    )
 
     def __init__(self) -> None:
         self.trace: Trace | None = None
@@ -194,6 +206,7 @@ class State:
         self.pending: list[Entry] = []
         self.parts: list[Entry] = []
         self.positions: dict[Entry, int] = {}
+        self.closed: set[Entry] = set()
         self.path: Path | None = paths.ROOT
 
 
@@ -297,6 +310,8 @@ def advance(state: State, what: tuple[Any, ...], operands: Sequence[Entry], lear
             positions[entry] = len(positions)
             entered.append(entry)
             places.append(paths.kind(entry))
+            if entry.inputs:
+                state.closed.add(entry)
         else:
             places.append(place)
     key = (path, state.grad_enabled, *what, *places)
@@ -375,14 +390,12 @@ def _derivative(name: str, inputs: tuple[Entry, ...], params: dict[str, Any], ou
     state = local.state
 
     def learn() -> Path:
-        if state.trace is None and not all(map(_recorded_now, history(outputs))):
-            state.path = None
+        if state.trace is None:
+            passed = history(outputs)
+            if not state.closed.isdisjoint(passed) or not all([entry in state.positions for entry in passed]):
+                state.path = None
         requires_grad = state.grad_enabled and any(entry.requires_grad for entry in inputs)
         return Path(name, params, (), inputs[0].dtype, requires_grad, user_mark())
-
-    def _recorded_now(entry: Entry) -> bool:
-        # What was realized and still has a history was recorded before the last run.
-        return entry in state.positions and not (entry.value is not None and entry.inputs)
 
     return append(state, advance(state, (name, *params.values()), inputs, learn), inputs)
 
@@ -403,6 +416,36 @@ def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
         for place, part in enumerate(results, len(state.positions)):
             state.positions[part] = place
     return results
+
+
+def adopt(output: Entry) -> None:
+    """Put the history of ``output`` on the path, where it is from before the last run.
+
+    A value that was read before ``backward()`` has been realized; its history is walked to be differentiated.
+    """
+    state = local.state
+    if state.path is None or state.trace is not None or output in state.positions:
+        return
+    opened = set(history([output]))
+    stack = [output]
+    while stack and state.path is not None:
+        entry = stack[-1]
+        if entry in state.positions or (entry.value is not None and entry not in opened) or not entry.inputs:
+            if entry in state.closed:
+                state.path = None
+            stack.pop()
+            continue
+        missing = [source for source in entry.inputs if source not in state.positions]
+        missing = [source for source in missing if source.inputs and (source.value is None or source in opened)]
+        if missing:
+            stack.extend(reversed(missing))
+        elif entry.primitive in ("gradient", "tangent"):
+            state.path = None
+        else:
+            what = ("again", entry.primitive, *paths.params_key(entry.params), entry.requires_grad)
+            advance(state, what, entry.inputs, Path)
+            state.positions[entry] = len(state.positions)
+            stack.pop()
 
 
 def owned(output: Entry) -> list[tuple[Entry, Tensor]]:

@@ -84,6 +84,8 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
                     place = paths.kind(entry)
                     positions[entry] = len(positions)
                     entered.append(entry)
+                    if entry.inputs:
+                        state.closed.add(entry)
                 operands.append(entry)
                 key.append(place)
                 if value._weak:

@@ -523,6 +523,7 @@ class Tensor(Operators, TensorMethods):
             if given.dtype != self.dtype:
                 given = given.astype(self.dtype)
             cotangent = record("broadcast_to", (given,), shape=entry.shape)._entry
+        tape.adopt(entry)
         found = tape.owned(entry)
         with tape.grad_mode(False):
             parts = tape.gradient(entry, cotangent, [node for node, _ in found], retain=retain_graph)

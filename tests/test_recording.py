@@ -195,14 +195,25 @@ class TestAgain:
         x = tg.Tensor([1.0])
         assert [float(1 / (x * tg.full((1,), zero))) for zero in (0.0, -0.0, 0.0)] == [np.inf, -np.inf, np.inf]
 
-    def test_a_history_from_before_the_last_run(self) -> None:
-        w = tg.Tensor(3.0, requires_grad=True)
-        for _ in range(4):
+    def test_a_history_from_before_the_last_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        w, x = tg.Tensor(3.0, requires_grad=True), tg.Tensor(2.0)
+
+        def gradient(first: bool) -> float:
             w.grad = None
-            loss = w * w
-            assert float(loss) == 9.0
+            hidden = (x * x) * w
+            loss = hidden * w + x
+            assert float(loss) == 38.0
+            # Used as a value, and then its history after all: such a tape is walked.
+            later = loss * x if first else x
             loss.backward()
-            assert w.grad is not None and float(w.grad) == 6.0
+            assert float(later) == (76.0 if first else 2.0)
+            assert w.grad is not None
+            return float(w.grad)
+
+        assert [gradient(False), gradient(True), gradient(False), gradient(True)] == [24.0] * 4
+        walked = walks(monkeypatch)
+        assert gradient(False) == 24.0 and walked == []
+        assert gradient(True) == 24.0 and len(walked) == 1
 
     def test_what_another_thread_recorded(self) -> None:
         x = tg.Tensor(2.0)
