@@ -12,7 +12,7 @@ So a phase at small sizes is one chunk, which is a call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,9 @@ from tapegrad.compiler.chunks import (
     handed_over,
 )
 from tapegrad.compiler.emit import limits
+from tapegrad.compiler.independence import Shared, shared_by_iterations
 from tapegrad.compiler.index_maps import size_expression
-from tapegrad.compiler.layout import buffers_of, walk
+from tapegrad.compiler.layout import walk
 from tapegrad.compiler.parallel_products import cut_product, without_panels
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import (
@@ -39,9 +40,7 @@ from tapegrad.ir.kernel import (
     Accumulate,
     AccumulateInto,
     Apply,
-    Assign,
     Buffer,
-    Check,
     Constant,
     Declare,
     Expression,
@@ -50,7 +49,6 @@ from tapegrad.ir.kernel import (
     Load,
     Loop,
     Operation,
-    Permutation,
     Phase,
     Private,
     Product,
@@ -100,87 +98,13 @@ def _cut_kernel(kernel: Kernel, cutting: Cutting) -> Kernel:
     return replace(kernel, body=tuple(body), definitions=tuple(cutting.definitions))
 
 
-# Independence -----------------------------------------------------------------------------------------------------
+# Cutting loops ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What the iterations of a loop share: accumulators over all of them, and scratch that each uses for itself."""
-
-    registers: tuple[tuple[str, np.dtype, Operation], ...]
-    buffers: tuple[tuple[Buffer, Operation], ...]
-    private: tuple[Buffer, ...]
-
-
-def _variables(item: Any) -> set[str]:
-    return {part.name for part in walk((item,)) if isinstance(part, Variable)}
-
-
-def _separates(index: Expression, variables: set[str], loops: set[str]) -> bool:
-    """Whether different iterations reach different elements at an index: an affine one that mentions the iteration."""
-    own = _variables(index)
-    plain = not any(
-        isinstance(part, Load) or (isinstance(part, Apply) and part.primitive not in ("add", "subtract", "multiply"))
-        for part in walk((index,))  # type: ignore[arg-type]
-    )
-    return plain and not own.isdisjoint(variables) and own <= loops
-
-
-def _shared(loop: Loop, rest: Sequence[Statement]) -> _Shared | None:
-    """What iterations of a loop share, where that can be shared between chunks; None where it cannot."""
-    items = list(walk((loop,)))
-    if any(isinstance(item, (Check, Permutation, Phase)) for item in items):
-        return None
-    loops = {item.variable for item in items if isinstance(item, Loop)}
-    bound = {item.name for item in items if isinstance(item, (Let, Declare))}
-    # The rows of a panel follow its first row.
-    own = {loop.variable}
-    own |= {item.variable for item in items if isinstance(item, Loop) and item.start == Variable(loop.variable)}
-    registers: dict[str, tuple[str, np.dtype, Operation]] = {}
-    for item in items:
-        if isinstance(item, Assign) and item.name not in bound:
-            return None
-        if isinstance(item, Accumulate) and item.name not in bound:
-            known = registers.setdefault(item.name, (item.name, item.value.dtype, item.operation))
-            if known[2] != item.operation:
-                return None
-    if not registers.keys().isdisjoint(_variables(loop)):
-        return None
-    places: list[tuple[Buffer, Expression]] = [(s.buffer, s.index) for s in items if isinstance(s, Store)]
-    places += [(s.out.buffer, s.out.offset) for s in items if isinstance(s, Product)]
-    written = {buffer for buffer, _ in places}
-    private = {buffer for buffer, index in places if not _separates(index, own, loops)}
-    sums: dict[Buffer, Operation] = {}
-    for item in items:
-        if isinstance(item, AccumulateInto):
-            if _separates(item.index, own, loops):
-                written.add(item.buffer)
-                places.append((item.buffer, item.index))
-            elif _variables(item.index) <= loops - own and sums.get(item.buffer, item.operation) == item.operation:
-                sums[item.buffer] = item.operation
-            else:
-                return None
-    elsewhere = set(buffers_of(rest))
-    if any(buffer.role != "scratch" or buffer in elsewhere for buffer in private):
-        return None
-    reads = [(item.buffer, item.index) for item in items if isinstance(item, Load)]
-    reads += [(m.buffer, m.offset) for item in items if isinstance(item, Product) for m in (item.a, item.b)]
-    for buffer, index in reads:
-        if buffer in sums or (buffer in written - private and not _separates(index, own, loops)):
-            return None
-    if not written.isdisjoint(sums):
-        return None
-    ordered = tuple(buffer for buffer in buffers_of((loop,)) if buffer in private)
-    return _Shared(tuple(registers.values()), tuple(sums.items()), ordered)
-
-
-def _only_checks(loop: Loop, shared: _Shared) -> bool:
+def _only_checks(loop: Loop, shared: Shared) -> bool:
     """Whether a loop does nothing but find out whether a condition holds everywhere, which is soon done."""
     stores = any(isinstance(item, (Store, AccumulateInto, Product)) for item in walk((loop,)))
     return not stores and all(dtype == np.dtype(bool) for _, dtype, _ in shared.registers)
-
-
-# Cutting loops ----------------------------------------------------------------------------------------------------
 
 
 def _cut_loop(loop: Loop, rest: Sequence[Statement], cutting: Cutting) -> tuple[Statement, ...] | None:
@@ -194,7 +118,7 @@ def _cut_loop(loop: Loop, rest: Sequence[Statement], cutting: Cutting) -> tuple[
     per_row = sizes.maximum(per_row, 1)
     if not cutting.may_pay(per_row * total):
         return None
-    shared = _shared(loop, rest)
+    shared = shared_by_iterations(loop, rest)
     if shared is None or _only_checks(loop, shared):
         return None
     width = sum((buffer.size for buffer, _ in shared.buffers), start=len(shared.registers))
