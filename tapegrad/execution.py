@@ -1,7 +1,8 @@
 """Running the tape: looked up by structure, interpreted the first times, compiled after that.
 
 Tiers go by count and never by time: a tape that has been seen `config.interpreted_runs` times is compiled, whatever
-the disk cache holds. A very long tape stays interpreted, for the time LLVM takes grows faster than the program.
+the disk cache holds. A very long tape stays interpreted, for the time LLVM takes grows faster than the program. A long
+tape of numbers goes to the scalar-tape machine at once, which compiles nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import config, paths, tape
+from tapegrad import config, paths, scalar_tape, tape
 from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
 from tapegrad.expansion import Recording, Template, collect, expand, structure_key
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import Interpreted, prepare
+from tapegrad.scalar_tape import KnownNumbers
 from tapegrad.tape import Entry, Run
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ class KnownTape:
     """A tape that has been seen: its graph, how often it ran, and its program once there is one."""
 
     __slots__ = ("graph", "interpreted", "lock", "program", "runs", "size")
+
+    #: Whether it serves every tape of the same structure.
+    lasting = True
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -89,7 +94,7 @@ class Plan:
 
     Attributes
     ----------
-    known : KnownTape
+    known : KnownTape or KnownNumbers
     leaves : tuple of int
         The places of the leaves.
     updates : tuple of (int, int)
@@ -98,7 +103,7 @@ class Plan:
         The message of each check, and the place of the entry that it belongs to.
     """
 
-    known: KnownTape
+    known: KnownTape | KnownNumbers
     leaves: tuple[int, ...]
     updates: tuple[tuple[int, int], ...]
     checks: tuple[tuple[str, int], ...]
@@ -112,7 +117,11 @@ def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
     numbers = {leaf: number for number, leaf in enumerate(recording.leaves)}
     results = {root: number for number, root in enumerate(run.roots)}
     updates = tuple([(results[part], numbers.get(tensor._entry, -1)) for part, tensor in run.updates])
-    known = _lookup(recording, run.roots, [(result, leaf) for result, leaf in updates if leaf >= 0])
+    known: KnownTape | KnownNumbers | None = None
+    if not tape.local.interpreted:
+        known = scalar_tape.recognise(recording, run.roots)
+    if known is None:
+        known = _lookup(recording, run.roots, [(result, leaf) for result, leaf in updates if leaf >= 0])
     checks = [(message, positions[entry]) for entry in recording.entries for message in _checks(entry)]
     return Plan(known, tuple([positions[leaf] for leaf in recording.leaves]), updates, tuple(checks))
 
@@ -131,7 +140,7 @@ def realize(run: Run) -> None:
     plan: Plan | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
     if plan is None:
         plan = _plan(run, positions)
-        if path is not None:
+        if path is not None and plan.known.lasting:
             path.plans = {**(path.plans or {}), wanted: plan}
     entries = list(positions)
     values: list[Any] = [entries[place].value for place in plan.leaves]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tapegrad import derivatives
+from tapegrad.composed import COMPOSED
 from tapegrad.errors import GradientError, TracingError, resolve_mark
 from tapegrad.ir.graph import Builder, Node
 from tapegrad.ir.sizes import Bindings, SizeExpr
@@ -189,7 +190,7 @@ def expand(
             if entry.primitive == "identity":
                 params["index"] = identities
                 identities += 1
-            node = builder.emit(entry.primitive, *[nodes[source] for source in entry.inputs], **params)
+            node = _emit(builder, entry.primitive, [nodes[source] for source in entry.inputs], params)
         node = _blocked(entry, node, builder)
         if entry in variables and entry.primitive != "identity":
             # Two variables with equal expressions must stay two nodes.
@@ -200,6 +201,11 @@ def expand(
         nodes[entry] = node
     builder.location = None
     return nodes
+
+
+def _emit(builder: Builder, primitive: str, sources: Sequence[Node], params: Mapping[str, Any]) -> Node:
+    composed = COMPOSED.get(primitive)
+    return composed.expand(*sources, **params) if composed is not None else builder.emit(primitive, *sources, **params)
 
 
 def _blocked(entry: Entry, node: Node, builder: Builder) -> Node:
@@ -217,7 +223,7 @@ def _expand_template(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]
     inner = dict(zip(template.recording.leaves, [nodes[source] for source in entry.inputs], strict=True))
     for part in template.recording.entries:
         if part not in inner:
-            node = builder.emit(part.primitive, *[inner[source] for source in part.inputs], **part.params)
+            node = _emit(builder, part.primitive, [inner[source] for source in part.inputs], part.params)
             inner[part] = _blocked(part, node, builder)
     return [inner[output] for output in template.outputs]
 

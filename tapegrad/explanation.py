@@ -77,7 +77,7 @@ class Explanation:
     ) -> None:
         self.program = program
         self.graph: Graph = traced.graph
-        self.simplified: Graph = program.schedule.graph
+        self.simplified: Graph = program.schedule.graph if program.schedule.kernels else traced.graph
         self.retraces = retraces
         self._traced = traced
         self._sizes = traced.graph.bind([array.shape for array in inputs]) or {}

@@ -374,10 +374,16 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     >>> x[0].tolist(), x[:, ::-2].tolist(), x[[1, 0], [0, 2]].tolist()
     ([1, 2, 3], [[3, 1], [6, 4]], [4, 3])
     """
-    parts = _parse(index, x._entry.shape)
+    shape = x._entry.shape
+    if tape.local.trace is not None and type(index) is int and len(shape) == 1 and type(shape[0]) is int:
+        if 0 <= index < shape[0]:
+            return record("element", (x,), place=(index,))
+    parts = _parse(index, shape)
     at_hand = _part_at_hand(x, index)
     if at_hand is not None:
         return at_hand
+    if parts and all(isinstance(part, At) for part in parts):
+        return record("element", (x,), place=tuple(part.place for part in parts if isinstance(part, At)))
     views = _views(x._entry.shape, parts)
     seen = x
     for view in views:

@@ -481,15 +481,18 @@ class Jitted:
         ]
         if reason is None and self._specializations:
             reason = self._explain_key(named)
-        traced = _trace(self._function, named, shapes, structure, self._keep_grads)
+        traced = _trace(self._function, named, shapes, structure, self._keep_grads, as_table=True)
         static = [argument.value for argument in named if argument.kind == "static"]
         guards, owners = collect_guards(self._function, static)
         for tensor, _ in traced.written:
             tensor._make_cell()
-        make = program_or_compilation if self._background else compile_now
-        specialization = Specialization(
-            traced, guards, owners, make(traced.graph, self._function.__name__), self._count_program
-        )
+        name = self._function.__name__
+        program: Program | Compilation
+        if traced.table is not None:
+            program = traced.table.program(traced.graph, name)
+        else:
+            program = (program_or_compilation if self._background else compile_now)(traced.graph, name)
+        specialization = Specialization(traced, guards, owners, program, self._count_program)
         self._counts["traces"] += 1
         counters.add("traces")
         if reason is not None:
@@ -526,9 +529,13 @@ class Jitted:
         from tapegrad.explanation import Explanation
 
         leaves, specialization = self._specialize(args, kwargs)
-        return Explanation(
-            specialization.program, specialization.traced, specialization.inputs(leaves), tuple(self._reasons)
-        )
+        traced = specialization.traced
+        if traced.table is not None:
+            # A table was written without a graph; people want to see one.
+            shapes = _shapes(leaves, traced.arguments)
+            structure = pytree.flatten((tuple(args), kwargs))[1]
+            traced = _trace(self._function, traced.arguments, shapes, structure, self._keep_grads)
+        return Explanation(specialization.program, traced, specialization.inputs(leaves), tuple(self._reasons))
 
     def program(self, *args: Any, **kwargs: Any) -> Program | None:
         """The program for these arguments; without any, the one traced last, if there is one."""

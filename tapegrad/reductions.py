@@ -619,8 +619,7 @@ def softmax(x: TensorLike, axis: Axis = -1) -> Tensor:
     (x,) = to_floating(x)
     axes = as_axes(axis, x._entry.shape, "softmax")
     _not_empty(x, axes, "softmax")
-    weights = exp(_shifted(x, axes))
-    return weights / _reduce("sum", weights, axes, keepdims=True)
+    return record("softmax", (x,), axes=tuple(sorted(axes)))
 
 
 @composite

@@ -572,7 +572,7 @@ def stack(tensors: Sequence[TensorLike], axis: int = 0) -> Tensor:
         other = part._entry.shape
         if len(other) != len(shape) or any(sizes.unify(a, b) is None for a, b in zip(other, shape, strict=True)):
             raise ShapeError(f"stack: shapes {shape_text(shape)} and {shape_text(other)} must be equal")
-    return record("concatenate", tuple(expand_dims(part, place) for part in parts), axis=place)
+    return record("stack", parts, axis=place)
 
 
 def split(x: TensorLike, indices_or_sections: int | Sequence[int], axis: int = 0) -> list[Tensor]:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from tapegrad import config, paths
+from tapegrad.composed import RECORDED
 from tapegrad.errors import Mark, TracingError, user_mark
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape
 from tapegrad.paths import Path
-from tapegrad.primitives import PRIMITIVES
 
 if TYPE_CHECKING:
     from tapegrad.tensor import Tensor
@@ -104,6 +104,8 @@ class Trace:
     ----------
     bindings : Bindings
         What is known of the symbolic sizes.
+    recorded : list of Entry
+        What the function recorded, each entry after its inputs; emptied when the trace ends.
     captured : dict of Entry to Source
         Values from outside the function, in order of first use; inputs of the program.
     entries : dict of id to (Tensor, Entry)
@@ -124,6 +126,7 @@ class Trace:
         self.function = function
         self.substitutes = substitutes
         self.bindings = sizes.Bindings()
+        self.recorded: list[Entry] = []
         self.captured: dict[Entry, Source] = {}
         self.entries: dict[int, tuple[Tensor, Entry]] = {}
         self.gradients: dict[int, tuple[Tensor, object]] = {}
@@ -146,6 +149,7 @@ class Trace:
         """Let go of everything from outside."""
         for known in (self.captured, self.entries, self.gradients, self.expected, self.substitutes or {}):
             known.clear()
+        self.recorded.clear()
 
     def put_back(self) -> None:
         """Give Tensors from outside the entries and gradients that they had before the trace."""
@@ -246,6 +250,7 @@ def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) ->
         shape, dtype, requires_grad = _result(what, state.grad_enabled, inputs, params)
         entry = Entry(primitive, inputs, params, shape, dtype, None, requires_grad, user_mark(2))
         entry.trace = state.trace
+        state.trace.recorded.append(entry)
         return entry
     if len(state.pending) >= config.pending_nodes:
         make_room(inputs)
@@ -279,7 +284,7 @@ def _result(
     result = paths.rules.get(key)
     if result is None:
         primitive = what[0]
-        row = PRIMITIVES[primitive]
+        row = RECORDED[primitive]
         shape = row.shape([entry.shape for entry in inputs], params)
         dtype = row.dtype([entry.dtype for entry in inputs], params)
         passes = enabled and dtype.kind == "f" and primitive != "stop_gradient"
@@ -336,6 +341,7 @@ def append(state: State, path: Path, inputs: tuple[Entry, ...]) -> Entry:
     entry = Entry(path.primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, mark)
     if state.trace is not None:
         entry.trace = state.trace
+        state.trace.recorded.append(entry)
     else:
         state.positions[entry] = len(state.positions)
         state.pending.append(entry)
@@ -411,6 +417,7 @@ def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
     if state.trace is not None:
         for part in results:
             part.trace = state.trace
+        state.trace.recorded += results
     else:
         state.parts += results
         for place, part in enumerate(results, len(state.positions)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import pytree, tape
+from tapegrad import pytree, scalar_tape, tape
 from tapegrad.captures import CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, TracingError
@@ -62,6 +62,7 @@ class Traced:
     """
 
     graph: Graph
+    table: scalar_tape.TracedTable | None  # where there is one, the graph has only inputs and outputs
     arguments: tuple[Argument, ...]
     captured: tuple[Source, ...]
     returned: tuple[Any, ...]  # for each leaf: the output's number, or ("static", value)
@@ -125,6 +126,7 @@ def trace(
     shapes: Sequence[tuple[int, ...]],
     structure: pytree.Structure,
     keep_grads: bool = False,
+    as_table: bool = False,
 ) -> Traced:
     """Run ``function`` once on symbolic arguments and write down what it does.
 
@@ -142,6 +144,8 @@ def trace(
         The structure of ``(args, kwargs)``.
     keep_grads : bool
         Keep the gradients that an optimizer consumed.
+    as_table : bool
+        Give a function of numbers that is long enough a table for the scalar-tape machine instead of a graph.
     """
     record = Trace(getattr(function, "__qualname__", str(function)))
     entries: list[Entry] = []
@@ -180,11 +184,15 @@ def trace(
         record.put_back()
     _name_sizes(record.bindings, entries)
     roots = [*outputs, *[new for _, _, new in written], *gradients]
-    graph, captured = _graph(record, entries, roots, written, len(outputs))
+    made = _table(record, entries, roots, written, len(outputs)) if as_table else None
+    table = made[0] if made is not None else None
+    graph, captured = made[1:] if made is not None else _graph(record, entries, roots, written, len(outputs))
+    record.recorded.clear()
     places = {id(source.tensor): place for place, source in enumerate(captured) if isinstance(source, CapturedTensor)}
     numbers = iter(range(len(outputs)))
     return Traced(
         graph=graph,
+        table=table,
         arguments=tuple(arguments),
         captured=captured,
         returned=tuple(next(numbers) if isinstance(leaf, Tensor) else ("static", leaf) for leaf in returned),
@@ -274,6 +282,27 @@ def _graph(
     writes = [(returned + number, inputs[by_tensor[id(tensor)]]) for number, (tensor, _, _) in enumerate(written)]
     graph = builder.graph([nodes[root] for root in roots], writes)
     return replace(graph, equalities=equalities).check(), tuple(captured.values())
+
+
+def _table(
+    record: Trace,
+    arguments: Sequence[Entry],
+    roots: Sequence[Entry],
+    written: Sequence[tuple[Tensor, Entry, Entry]],
+    returned: int,
+) -> tuple[scalar_tape.TracedTable, Graph, tuple[Source, ...]] | None:
+    """The table of a long function of numbers, its inputs and outputs as a graph, and what was captured."""
+    captured = dict(record.captured)
+    by_tensor = {id(source.tensor): entry for entry, source in captured.items() if isinstance(source, CapturedTensor)}
+    for tensor, old, _ in written:
+        if id(tensor) not in by_tensor:
+            by_tensor[id(tensor)] = old
+            captured[old] = CapturedTensor(tensor)
+    inputs = [*arguments, *captured]
+    places = {entry: place for place, entry in enumerate(inputs)}
+    writes = [(returned + number, places[by_tensor[id(tensor)]]) for number, (tensor, _, _) in enumerate(written)]
+    found = scalar_tape.write_traced(record.recorded, inputs, roots, writes, record.bindings)
+    return (*found, tuple(captured.values())) if found is not None else None
 
 
 def argument_paths(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> list[str]:

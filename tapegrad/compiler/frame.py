@@ -166,6 +166,10 @@ class Frame:
             self._block[self._words[number]] = ctypes.addressof(self._scalars) + 8 * number
         self._scalar_cells[number].value = value
 
+    def set_word(self, word: int, value: int) -> None:
+        """Write a word of the block that is neither an input nor an output."""
+        self._block[word] = value
+
     def call(self, outputs: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
         """Run the program once.
 

@@ -84,7 +84,7 @@ CALLED = frozenset(
     + [form.template.split("(")[0] for forms in ARITHMETIC.values() for form in forms.values() if "(" in form.template]
     + list(ACCUMULATORS.values())
     + list(SUFFIXES.values())
-    + [f"pointer_{suffix}" for suffix in SUFFIXES.values()]
+    + [f"pointer_{suffix}{kind}" for suffix in SUFFIXES.values() for kind in ("", "_at")]
     + [f"call_matmul_{suffix}" for suffix in SUFFIXES.values() if suffix != "b1"]
     + ["uniform_f32", "uniform_f64", "call_permutation", "block_word", "offset", "address", "inf", "nan"]
     + ["call_program", "call_phase"]

@@ -6,6 +6,7 @@ Numba is imported when something is compiled for the first time; a program from 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import sys
@@ -24,6 +25,7 @@ from tapegrad.kernels.cpu import entries, philox
 from tapegrad.kernels.cpu.blas import set_blas_threads
 from tapegrad.runtime import cache as cached
 from tapegrad.runtime import threads
+from tapegrad.runtime.counters import counters
 from tapegrad.runtime.device import LoadedCode, MachineCode
 
 ALIGNMENT = 64
@@ -305,6 +307,23 @@ def quick_call(table: np.ndarray) -> Callable[..., Any]:
 def interpreter_function(name: str) -> int:
     """Where a function of CPython's own lies."""
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
+
+
+def cached_code(source: str, function: str, name: str) -> LoadedCode:
+    """The one function of a source, loaded: from the disk cache, or compiled and stored there."""
+    if runs_as_python():
+        return PythonCode(source, name, (function,))
+    key = cached.program_key(hashlib.sha256(source.encode()).hexdigest(), DEVICE.identity())
+    entry = cached.load(key)
+    if entry is not None:
+        try:
+            return NativeCode(entry.code)
+        except (GraphError, RuntimeError):
+            cached.discard(key)
+    code = compile_source(source, (function,), name)
+    counters.add("compiles")
+    cached.store(key, {"name": name}, source, code)
+    return NativeCode(code)
 
 
 @cache
