@@ -22,6 +22,7 @@ A seed is a pair of slots: the value of the second is added to the adjoint of th
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 
 import numpy as np
@@ -115,7 +116,7 @@ def _expression(node: Node, names: dict[Node, str], dtype: np.dtype) -> Expressi
 
 
 def _printer(dtype: np.dtype) -> Printer:
-    printer = Printer(Layout((), (), (), (), (), (), (), ()), {}, Names((), {}, {}))
+    printer = Printer(Layout(*[()] * len(fields(Layout))), {}, Names((), {}, {}))
     for name in ("x0", "x1", "x2", "y", "g"):
         printer.define(name, dtype)
     return printer

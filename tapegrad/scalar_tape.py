@@ -142,7 +142,17 @@ class ScalarProgram(Program):
                 buffers.append(BufferUse(f"y{number}", node.dtype, sizes.product(node.shape), "output", (0,)))
         before = counters.compiles
         code = _machine(table.dtype)
-        layout = Layout(tuple(buffers), inputs, tuple(outputs), (), (), ((0,),), (), ())
+        layout = Layout(
+            buffers=tuple(buffers),
+            inputs=inputs,
+            outputs=tuple(outputs),
+            definitions=(),
+            sizes=(),
+            library=(),
+            pieces=((0,),),
+            phases=(),
+            checks=(),
+        )
         super().__init__(
             graph, layout, code, name=name, device=cpu.DEVICE, compiled_now=counters.compiles > before,
             make_schedule=lambda: Schedule(graph, (), (), (), ()),
