@@ -75,8 +75,8 @@ class Optimizer:
         self._count_of: list[int] = []
         #: What the parameters of one step share, recorded once.
         self._shared: dict[Hashable, Any] = {}
-        #: The step written down, with what it was written for.
-        self._written: tuple[tuple[Any, ...], Update] | None = None
+        #: The step written down, after what it was written for: structure epoch, dtypes of the gradients, structure.
+        self._written: tuple[int, Sequence[str | None], Hashable, Update] | None = None
         flatten_storage(self.params)
         for name, value in hyperparameters.items():
             setattr(self, name, value)
@@ -175,7 +175,10 @@ class Optimizer:
             Where a jitted step has used a gradient up.
         """
         state = tape.local.state
-        gradients = [parameter.grad for parameter in self.params]
+        gradients = [
+            parameter._grad if state.trace is None and type(parameter._grad) is Tensor else parameter.grad
+            for parameter in self.params
+        ]
         if self._counts:
             self._split_counts([index for index, gradient in enumerate(gradients) if gradient is not None])
         if state.trace is not None:
@@ -188,12 +191,23 @@ class Optimizer:
             return
         present = [gradient for gradient in gradients if gradient is not None]
         kinds = [None if gradient is None else gradient._entry.dtype.char for gradient in gradients]
-        key = (structure.epoch(), *kinds)
-        if self._written is None or self._written[0] != key:
-            written = write_update(lambda: self._record_step(gradients), present, f"{type(self).__name__}.step")
-            object.__setattr__(self, "_written", (key, written))
-        assert self._written is not None
-        run_update(self._written[1], present)
+        run_update(self._written_step(gradients, present, kinds), present)
+
+    def _written_step(
+        self, gradients: Sequence[Tensor | None], present: Sequence[Tensor], kinds: Sequence[str | None]
+    ) -> Update:
+        """The step for gradients of these dtypes, written down anew where the structure is another."""
+        epoch = structure.epoch()
+        known = self._written
+        if known is not None and known[1] == kinds:
+            if known[0] == epoch:
+                return known[3]
+            if known[2] == self.structure_fingerprint():
+                object.__setattr__(self, "_written", (epoch, *known[1:]))
+                return known[3]
+        update = write_update(lambda: self._record_step(gradients), present, f"{type(self).__name__}.step")
+        object.__setattr__(self, "_written", (epoch, kinds, self.structure_fingerprint(), update))
+        return update
 
     def _record_step(self, gradients: Sequence[Tensor | None]) -> None:
         """Record the update of every parameter that has a gradient."""

@@ -8,7 +8,6 @@ tape of numbers goes to the scalar-tape machine at once, which compiles nothing.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from tapegrad.tape import Entry, Run
 if TYPE_CHECKING:
     from tapegrad.compiler.program import Program
 
-#: Tapes remembered by structure; the least recently used is forgotten.
+#: Tapes remembered by structure; when there are more, the half that ran least is forgotten.
 REMEMBERED = 1024
 
 #: Nodes above which a tape is never compiled.
@@ -66,7 +65,7 @@ class KnownTape:
         return self.interpreted.run(values)
 
 
-_known: OrderedDict[tuple[object, ...], KnownTape] = OrderedDict()
+_known: dict[tuple[object, ...], KnownTape] = {}
 _lock = threading.Lock()
 
 
@@ -75,16 +74,18 @@ def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple
     with _lock:
         known = _known.get(key)
         if known is not None:
-            _known.move_to_end(key)
             return known
     builder = Builder()
     nodes = expand(recording, builder, {})
     known = KnownTape(builder.graph([nodes[root] for root in roots], writes).check())
     counters.add("tapes")
     with _lock:
+        if len(_known) >= REMEMBERED:
+            for old in sorted(_known, key=lambda key: _known[key].runs)[: len(_known) // 2 + 1]:
+                del _known[old]
+            # Paths hold tapes, too.
+            paths.forget()
         _known[key] = known
-        while len(_known) > REMEMBERED:
-            _known.popitem(last=False)
     return known
 
 

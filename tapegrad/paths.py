@@ -91,13 +91,15 @@ def forget() -> None:
     ROOT.plans = None
 
 
-def kind(leaf: Entry) -> tuple[Any, ...]:
+def kind(leaf: Entry) -> Any:
     """What a path knows of a leaf: all but its value. The last says that a derivative might pass through it."""
+    if not (leaf.shape or leaf.requires_grad or leaf.owner or leaf.inputs):
+        return leaf.dtype.char
     return leaf.shape, leaf.dtype.char, leaf.requires_grad, leaf.owner is not None, bool(leaf.inputs)
 
 
 #: The kind of a Python number that meets a floating Tensor, by its dtype.
-NUMBER_KINDS = {dtype: ((), dtype.char, False, False, False) for dtype in (_FLOAT32, np.dtype(np.float64))}
+NUMBER_KINDS = {dtype: dtype.char for dtype in (_FLOAT32, np.dtype(np.float64))}
 
 
 def params_key(params: dict[str, Any]) -> tuple[Any, ...]:

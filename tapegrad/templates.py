@@ -70,6 +70,25 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
         if path is None or state.trace is not None or len(state.pending) >= config.pending_nodes:
             return function(*args, **kwargs)
         positions = state.positions
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor and not args[0]._weak:
+            # The most frequent case by far, written out: a known step on one floating Tensor that was used before.
+            only = args[0]._entry
+            found = paths.steps.get((path, state.grad_enabled, function, positions.get(only)))
+            if found is not None and found.mark is not None:
+                state.path = found
+                entry = Entry(
+                    found.primitive,
+                    (only,),
+                    found.params,
+                    found.shape,
+                    found.dtype,
+                    None,
+                    found.requires_grad,
+                    found.mark,
+                )
+                positions[entry] = len(positions)
+                state.pending.append(entry)
+                return wrap(entry)
         # As in `tape.advance`, with everything where the arguments are: a type stands before what is no Tensor.
         key: list[Any] = [path, state.grad_enabled, function]
         operands: list[Entry] = []
@@ -101,15 +120,15 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
             if any([isinstance(value, np.ndarray) for value in args]):
                 return again(*[Tensor(value) if isinstance(value, np.ndarray) else value for value in args], **kwargs)
             return function(*args, **kwargs)
-        step = tuple(key)
-        found = paths.steps.get(step)
+        whole_key = tuple(key)
+        found = paths.steps.get(whole_key)
         if found is None:
             try:
                 found = _learn(lambda: function(*args, **kwargs), function.__name__, operands)
             except BaseException:
                 _leave(positions, entered)
                 raise
-            paths.learn(step, found)
+            paths.learn(whole_key, found)
         state.path = found
         inputs = tuple(operands) if found.order is None else tuple([operands[place] for place in found.order])
         return wrap(tape.append(state, found, inputs))

@@ -234,6 +234,16 @@ class TestAgain:
             assert float(y) == 31.0
             assert len(paths.steps) <= 10
 
+    def test_tapes_that_ran_most_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(execution, "REMEMBERED", 4)
+        before = counters["tapes"]
+        for size in range(1, 10):
+            for _ in range(3):
+                (tg.ones(100) + 1.0).numpy()
+            assert (tg.ones(size) + 1.0).tolist() == [2.0] * size
+            assert len(execution._known) <= 4
+        assert counters["tapes"] - before == 10
+
 
 class TestUpdates:
     def test_parameters_are_written_in_place(self) -> None:
