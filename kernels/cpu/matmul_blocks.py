@@ -1,33 +1,40 @@
 """A matrix product of floats as one C function: which tiles take which part, and what is packed for them.
 
 The order in which an element's terms are summed follows from the layout and the number of terms, except for products of
-a single row or column, and of fewer than `LEAST_ROWS` rows that are contiguous along k in both operands. A product cut
-into parts that have at least that many rows, and two columns, therefore has the same bits as in one piece.
+a single row, of few columns, and of fewer than `LEAST_ROWS` rows that are contiguous along k in both operands. A product
+cut into parts of at least that many rows and columns therefore has the same bits as in one piece.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import binding, ir
 
 from tapegrad.kernels.cpu.emission import WORD, Emission
 from tapegrad.kernels.cpu.matmul_packing import pack_any, pack_columns, pack_lines, pack_rows, pack_tiles
-from tapegrad.kernels.cpu.matmul_tiles import (
-    DOT_COLUMNS,
+from tapegrad.kernels.cpu.matmul_sums import (
     DOT_PARAMETERS,
+    FINISH_PARAMETERS,
+    SCATTER_PARAMETERS,
+    STREAM_PARAMETERS,
+    dot_row,
+    dot_rows,
+    finish_sums,
+    scatter_sums,
+    stream_row,
+)
+from tapegrad.kernels.cpu.matmul_tiles import (
     FEW_ROWS,
     FEW_ROWS_VECTORS,
     OUTER_PARAMETERS,
     OUTER_ROWS,
     OUTER_VECTORS,
-    STREAM_PARAMETERS,
     dealt,
-    dot_panel,
     outer_panel,
     parameters,
-    stream_row,
 )
 from tapegrad.kernels.cpu.objects import ObjectCode, target_machine
 from tapegrad.kernels.cpu.vectors import Vectors
@@ -46,8 +53,10 @@ PACKED_B_BYTES = 128 * 1024
 #: Columns from which on a transposed a is packed.
 PACKED_A_COLUMNS = 64
 PACKED_LINES_COLUMNS = 256
-#: Columns of a single row that are summed at a time.
-STREAM_COLUMNS = 2048
+#: So few columns are each a single row of the transposed product.
+FEW_COLUMNS = 3
+#: Columns of a row that are summed at a time.
+PART_COLUMNS = 1024
 
 
 def product_module(vectors: Vectors, symbol: str) -> ir.Module:
@@ -73,13 +82,17 @@ class _Product:
             FEW_ROWS_VECTORS: outer_panel(module, vectors, FEW_ROWS_VECTORS, few),
             **{count: outer_panel(module, vectors, count, OUTER_ROWS) for count in (OUTER_VECTORS, 1)},
         }
-        self.dots, self.stream = dot_panel(module, vectors), stream_row(module, vectors)
+        self.dot_row, self.dot_rows = dot_row(module, vectors), dot_rows(module, vectors)
+        self.stream = stream_row(module, vectors)
+        self.finish, self.scatter = finish_sums(module, vectors), scatter_sums(module, vectors)
         self.rows_packed = {count: pack_rows(module, vectors, count) for count in (OUTER_VECTORS, 1)}
         self.columns_packed, self.any_packed = pack_columns(module, vectors), pack_any(module, vectors)
         self.tiles_packed, self.lines_packed = pack_tiles(module, vectors), pack_lines(module, vectors)
         self.most_rows = BLOCK_BYTES // (BLOCK_TERMS * vectors.size) // OUTER_ROWS * OUTER_ROWS
+        panel_columns = OUTER_VECTORS * vectors.lanes
+        self.panel_scratch = self._scratch(BLOCK_TERMS * panel_columns)
+        self.sums_scratch = self._scratch(max(self.most_rows * panel_columns, LEAST_ROWS * PART_COLUMNS))
         self.block_elements = self.most_rows * (BLOCK_TERMS + GAP)
-        self.panel_scratch = self._scratch(BLOCK_TERMS * OUTER_VECTORS * vectors.lanes)
         self.block_scratch = self._scratch(self.block_elements)
 
     def _scratch(self, elements: int) -> Any:
@@ -104,67 +117,100 @@ class _Product:
             self.arguments[name] for name in ("a_k", "b_k", "b_column", "rows", "columns")
         )
         emission.return_after(builder.or_(self._below(rows, 1), self._below(columns, 1)), lambda: None)
-        self.single_row()
+        self.single_rows()
         b_in_rows = self._is(b_column, 1)
         along_k = emission.both(self._is(a_k, 1), self._is(b_k, 1), builder.not_(b_in_rows))
-        few = self._below(rows, LEAST_ROWS)
-        emission.return_after(emission.both(along_k, few), lambda: self.dot_products(DOT_COLUMNS, {}))
+        emission.return_after(emission.both(along_k, self._below(rows, LEAST_ROWS)), self.dot_products)
         self.outer_products(b_in_rows)
 
-    def dot_products(self, width: int, operands: dict[str, Any]) -> None:
-        """Panels of a few columns."""
-        arguments = {**self.arguments, **operands}
-        at = self.emission.at
+    def _in_parts(self, columns: Any, body: Callable[[Any, Any], None]) -> None:
+        """``body(first, count)`` for parts of the columns whose sums fit in scratch."""
 
-        def panel(j: Any) -> None:
-            b, c = at(arguments["b"], (j, arguments["b_column"])), at(arguments["c"], j)
-            columns = self.builder.sub(arguments["columns"], j)
-            self._call(self.dots, DOT_PARAMETERS, **{**arguments, "b": b, "c": c, "columns": columns})
+        def part(first: Any) -> None:
+            body(first, self.emission.least(self.builder.sub(columns, first), WORD(PART_COLUMNS)))
 
-        self.emission.loop(WORD(0), arguments["columns"], WORD(width), panel)
+        self.emission.loop(WORD(0), columns, WORD(PART_COLUMNS), part)
 
-    def single_row(self) -> None:
-        """One row of c; or one column that lies in memory as a row does: the row of the transposed product."""
+    def dot_products(self) -> None:
+        """Fewer rows than would repay transposing b."""
+        given, at = self.arguments, self.emission.at
+        sums = {"scratch": self.sums_scratch, "s_row": WORD(PART_COLUMNS)}
+
+        def part(first: Any, count: Any) -> None:
+            b, c = at(given["b"], (first, given["b_column"])), at(given["c"], first)
+            self._call(self.dot_rows, DOT_PARAMETERS, b=b, columns=count, **sums)
+            self._call(self.finish, FINISH_PARAMETERS, c=c, columns=count, **sums)
+
+        self._in_parts(given["columns"], part)
+
+    def single_rows(self) -> None:
+        """A row of c for itself, or each of few columns, which are the rows of the transposed product."""
         emission, builder, given = self.emission, self.builder, self.arguments
         is_row = self._is(given["rows"], 1)
-        is_column = emission.both(self._is(given["columns"], 1), self._is(given["c_row"], 1))
-        transposed = {"a": "b", "a_k": "b_k", "b": "a", "b_k": "a_k", "b_column": "a_row", "columns": "rows"}
-        operands = {name: builder.select(is_row, given[name], given[other]) for name, other in transposed.items()} | {
-            "rows": WORD(1)
-        }
-        a, a_k, b, b_k, b_column, columns = (operands[name] for name in transposed)
-        in_rows = self._is(b_column, 1)
-        contiguous = self._is(a_k, 1)
-        copied = builder.icmp_signed("<=", given["inner"], WORD(self.block_elements))
+        # What the two have in common: row by row of the first operand, times the second.
+        names = {
+            "a": ("a", "b"), "a_row": ("a_row", "b_column"), "a_k": ("a_k", "b_k"), "rows": ("rows", "columns"),
+            "b": ("b", "a"), "b_k": ("b_k", "a_k"), "b_column": ("b_column", "a_row"), "columns": ("columns", "rows"),
+        }  # fmt: skip
+        first = {name: builder.select(is_row, given[mine], given[other]) for name, (mine, other) in names.items()}
+        c_row = builder.select(is_row, given["c_row"], WORD(1))
+        c_column = builder.select(is_row, WORD(1), given["c_row"])
+        contiguous = self._is(first["a_k"], 1)
+        fits = builder.icmp_signed("<=", given["inner"], WORD(self.block_elements))
         along_k = emission.both(
-            self._is(b_k, 1),
-            builder.or_(builder.not_(in_rows), self._is(columns, 1)),
-            builder.or_(contiguous, copied),
+            self._is(first["b_k"], 1),
+            builder.or_(self._is(first["columns"], 1), builder.not_(self._is(first["b_column"], 1))),
+            builder.or_(contiguous, fits),
         )
+        in_rows = self._is(first["b_column"], 1)
+        few = builder.or_(is_row, self._below(given["columns"], FEW_COLUMNS + 1))
+        sums = {"scratch": self.sums_scratch}
 
-        def dots() -> None:
+        def row(index: Any) -> None:
+            a = emission.at(first["a"], (index, first["a_row"]))
+
             def gathered() -> list[Any]:
                 def element(k: Any) -> None:
-                    value = builder.load(emission.at(a, (k, a_k)), align=self.vectors.size)
+                    value = builder.load(emission.at(a, (k, first["a_k"])), align=self.vectors.size)
                     builder.store(value, emission.at(self.block_scratch, k), align=self.vectors.size)
 
                 emission.loop(WORD(0), given["inner"], WORD(1), element)
                 return [self.block_scratch]
 
-            (row,) = emission.choose(contiguous, lambda: [a], gathered)
-            self.dot_products(2 * DOT_COLUMNS, {**operands, "a": row})
+            gathers = emission.both(along_k, builder.not_(contiguous))
+            (lying,) = emission.choose(gathers, gathered, lambda: [a])
 
-        def stream() -> None:
-            def part(j: Any) -> None:
-                parts = {"b": emission.at(b, j), "c": emission.at(given["c"], j), "scratch": self.block_scratch}
-                width = emission.least(builder.sub(columns, j), WORD(STREAM_COLUMNS))
-                self._call(self.stream, STREAM_PARAMETERS, **{**operands, **parts, "columns": width})
+            def part(start: Any, count: Any) -> None:
+                b = emission.at(first["b"], (start, first["b_column"]))
+                operands = {**first, **sums, "a": lying, "b": b, "columns": count, "rows": WORD(1), "s_row": WORD(0)}
 
-            emission.loop(WORD(0), columns, WORD(STREAM_COLUMNS), part)
+                def dots() -> list[Any]:
+                    self._call(self.dot_row, DOT_PARAMETERS, **operands)
+                    return []
 
-        single = builder.or_(is_row, is_column)
-        emission.return_after(emission.both(single, along_k), dots)
-        emission.return_after(emission.both(single, in_rows), stream)
+                def stream() -> list[Any]:
+                    self._call(self.stream, STREAM_PARAMETERS, **operands)
+                    return []
+
+                emission.choose(along_k, dots, stream)
+                c = emission.at(given["c"], (index, c_row), (start, c_column))
+
+                def finish() -> list[Any]:
+                    self._call(self.finish, FINISH_PARAMETERS, **operands | {"c": c})
+                    return []
+
+                def scatter() -> list[Any]:
+                    self._call(self.scatter, SCATTER_PARAMETERS, **operands | {"c": c, "c_row": c_column})
+                    return []
+
+                emission.choose(self._is(c_column, 1), finish, scatter)
+
+            self._in_parts(first["columns"], part)
+
+        def rows() -> None:
+            emission.loop(WORD(0), first["rows"], WORD(1), row)
+
+        emission.return_after(emission.both(few, builder.or_(along_k, in_rows)), rows)
 
     def outer_products(self, b_in_rows: Any) -> None:
         """Blocks of terms, blocks of rows, panels of columns; the innermost read what was packed before."""
@@ -232,8 +278,7 @@ class _Product:
         columns, lanes = given["columns"], self.vectors.lanes
 
         def panel(j: Any, count: int) -> None:
-            left = builder.sub(columns, j)
-            width = emission.least(left, WORD(count * lanes))
+            width = emission.least(builder.sub(columns, j), WORD(count * lanes))
             corner, target = emission.at(b, (j, given["b_column"])), emission.at(c, j)
             whole = self._is(width, count * lanes)
 
@@ -263,15 +308,29 @@ class _Product:
 
             in_place = emission.both(b_in_place, whole)
             source = emission.choose(in_place, lambda: [corner, given["b_k"]], packed)
-            operands = dict(zip(("b", "b_k"), source, strict=True)) | {"c": target, "columns": width}
-            self._call(self.panels[count], OUTER_PARAMETERS, **shared, **operands)
+            operands = {**shared, **dict(zip(("b", "b_k"), source, strict=True))}
+
+            def directly() -> list[Any]:
+                self._call(self.panels[count], OUTER_PARAMETERS, **operands, c=target)
+                return []
+
+            def by_scratch() -> list[Any]:
+                one, zero = (ir.Constant(self.vectors.element, number) for number in (1.0, 0.0))
+                row = WORD(count * lanes)
+                plain = {"c": self.sums_scratch, "c_row": row, "alpha": one, "beta": zero}
+                self._call(self.panels[count], OUTER_PARAMETERS, **operands | plain)
+                sums = {"scratch": self.sums_scratch, "s_row": row, "c": target, "columns": width}
+                self._call(self.finish, FINISH_PARAMETERS, **shared | sums)
+                return []
+
+            emission.choose(whole, directly, by_scratch)
 
         def wide() -> list[Any]:
             width = FEW_ROWS_VECTORS * lanes
             end = builder.and_(columns, WORD(-width))
 
             def wide_panel(j: Any) -> None:
-                operands = {"b": emission.at(b, j), "b_k": given["b_k"], "c": emission.at(c, j), "columns": WORD(width)}
+                operands = {"b": emission.at(b, j), "b_k": given["b_k"], "c": emission.at(c, j)}
                 self._call(self.panels[FEW_ROWS_VECTORS], OUTER_PARAMETERS, **shared, **operands)
 
             emission.loop(WORD(0), end, WORD(width), wide_panel)
