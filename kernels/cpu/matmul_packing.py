@@ -98,6 +98,9 @@ def pack_columns(module: ir.Module, vectors: Vectors) -> ir.Function:
     whole = builder.sub(terms, rest)
     mask = vectors.mask(builder, builder.trunc(rest, INDEX))
 
+    # The next panel's part of each column, as far away.
+    ahead = builder.mul(width, arguments["b_column"])
+
     def strip(first: Any) -> None:
         starts = []
         for lane in range(lanes):
@@ -112,6 +115,8 @@ def pack_columns(module: ir.Module, vectors: Vectors) -> ir.Function:
                 target = emission.at(target, width)
 
         def square(term: Any) -> None:
+            for start in starts:
+                emission.prefetch(emission.at(start, ahead, term), write=False)
             store_square(term, [vectors.load(builder, emission.at(start, term)) for start in starts])
 
         def last_square() -> None:
