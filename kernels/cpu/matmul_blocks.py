@@ -1,8 +1,8 @@
 """A matrix product of floats as one C function: which tiles take which part, and what is packed for them.
 
 The order in which an element's terms are summed follows from the layout and the number of terms, except for products of
-a single row, of few columns, and of fewer than `LEAST_ROWS` rows that are contiguous along k in both operands. A product
-cut into parts of at least that many rows and columns therefore has the same bits as in one piece.
+a single row, of fewer than `LEAST_COLUMNS` columns, and of fewer than `LEAST_ROWS` rows that are contiguous along k in
+both operands. So the parts of a product that is cut, if they have at least that many rows and columns, have its bits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LEAST_ROWS = 8
 #: Terms packed at a time: 256 terms of a panel of two vectors are half of a first-level cache of 32 KB.
 BLOCK_TERMS = 256
 #: Bytes of the tiles of a that are packed together: half of a second-level cache of 512 KB.
-BLOCK_BYTES = 43 * OUTER_ROWS * BLOCK_TERMS * 4
+BLOCK_BYTES = 44 * OUTER_ROWS * BLOCK_TERMS * 4
 #: Elements between packed tiles or rows of a beyond their own, so that they do not fall on the same sets of a cache.
 GAP = 16
 #: b is packed for at least so many rows where it has so many bytes: rows of a large b lie far apart.
@@ -53,8 +53,8 @@ PACKED_B_BYTES = 128 * 1024
 #: Columns from which on a transposed a is packed.
 PACKED_A_COLUMNS = 64
 PACKED_LINES_COLUMNS = 256
-#: So few columns are each a single row of the transposed product.
-FEW_COLUMNS = 3
+#: Fewer columns than these are each a single row of the transposed product.
+LEAST_COLUMNS = 4
 #: Columns of a row that are summed at a time.
 PART_COLUMNS = 1024
 
@@ -163,7 +163,7 @@ class _Product:
             builder.or_(contiguous, fits),
         )
         in_rows = self._is(first["b_column"], 1)
-        few = builder.or_(is_row, self._below(given["columns"], FEW_COLUMNS + 1))
+        few = builder.or_(is_row, self._below(given["columns"], LEAST_COLUMNS))
         sums = {"scratch": self.sums_scratch}
 
         def row(index: Any) -> None:

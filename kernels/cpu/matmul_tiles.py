@@ -48,14 +48,17 @@ def store_first(emission: Emission, vectors: Vectors, value: Any, address: Any, 
         part = Vectors(vectors.suffix, width)
         halves = [shuffle(builder, value, value, list(range(start, start + width))) for start in (0, width)]
 
-        def stored(
-            part: Vectors = part, address: Any = address, low: Any = halves[0], high: Any = halves[1]
-        ) -> list[Any]:
+        low, high = halves
+
+        def stored(part: Vectors = part, address: Any = address, low: Any = low, high: Any = high) -> list[Any]:
             part.store(builder, low, address)
             return [high, emission.at(address, WORD(part.lanes))]
 
+        def kept(address: Any = address, low: Any = low) -> list[Any]:
+            return [low, address]
+
         present = builder.icmp_signed("!=", builder.and_(count, WORD(width)), WORD(0))
-        value, address = emission.choose(present, stored, lambda low=halves[0], address=address: [low, address])
+        value, address = emission.choose(present, stored, kept)
         width //= 2
 
 
