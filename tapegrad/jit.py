@@ -88,7 +88,9 @@ class Specialization:
             for place, source in enumerate(traced.captured)
         ]
         self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
-        self.finish = _finisher(traced, self.returns)
+        #: Whether the function returns one Tensor.
+        self.plain = traced.structure is None and not isinstance(traced.returned[0], tuple)
+        self.finish = _finisher(traced, self.returns, self.plain)
         self.check = compile_check(guards, structure)
         self.quick: QuickCall | None = None
         self._ready = ready
@@ -205,10 +207,9 @@ class Specialization:
         )
 
 
-def _finisher(traced: Traced, returns: int) -> Callable[..., Any]:
+def _finisher(traced: Traced, returns: int, plain: bool) -> Callable[..., Any]:
     """What sets gradients, unless they are ``settled`` already, and gives the result as the function would."""
     first_kept = returns + len(traced.written)
-    plain = traced.structure is None and not isinstance(traced.returned[0], tuple)
 
     def finish(outputs: Sequence[np.ndarray], settled: bool = False) -> Any:
         if not settled:
@@ -291,7 +292,7 @@ class Jitted:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         quick = self._quick
         if quick is not None and not kwargs:
-            result = quick(args)
+            result = quick.call(args)
             if result is not MISSED:
                 return result
         return self._call(args, kwargs)

@@ -25,6 +25,7 @@ from tapegrad import tape
 from tapegrad.captures import CapturedArray, CapturedTensor
 from tapegrad.compiler.frame import SMALL_OUTPUT, Frame
 from tapegrad.kernels.cpu import quick_words as w
+from tapegrad.recording import wrap
 from tapegrad.runtime import cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.tensor import CONSUMED, Tensor
@@ -95,7 +96,9 @@ def _slots() -> dict[int, int] | None:
     ):
         found[word] = _field_place(item, name, mark)
     found[w.ENTRY_SLOT] = _place_of(tensor, tensor._entry)
-    return found if all(found.values()) else None
+    # A result is made of copied fields, so there must be nothing else.
+    plain = not any(type(item).__dictoffset__ or type(item).__itemsize__ for item in (tensor, entry))
+    return found if plain and all(found.values()) else None
 
 
 def _field_place(item: Any, name: str, mark: Any) -> int:
@@ -122,6 +125,7 @@ def _constant_words() -> dict[int, int]:
         w.SAVE_THREAD: cpu.interpreter_function("PyEval_SaveThread"),
         w.RESTORE_THREAD: cpu.interpreter_function("PyEval_RestoreThread"),
         w.INCREF: cpu.interpreter_function("Py_IncRef"),
+        w.ALLOCATE: cpu.interpreter_function("PyType_GenericAlloc"),
         w.ARRAY_TYPE: id(np.ndarray),
         w.TENSOR_TYPE: id(Tensor),
         w.FLOAT_TYPE: id(float),
@@ -164,6 +168,7 @@ class QuickCall:
         "_finish",
         "_frame",
         "_lock",
+        "_make",
         "_native",
         "_new",
         "_program",
@@ -186,6 +191,7 @@ class QuickCall:
         self._native = cpu.quick_call(words)
         frame.take_back(table.arguments)
         self._new = [_maker(shape, dtype) for _, shape, dtype in frame.new_outputs()]
+        self._make = self._new[0] if len(self._new) == 1 else None
         kernels = self._program.kernel_count
 
         def counted() -> dict[str, int]:
@@ -199,10 +205,10 @@ class QuickCall:
         """Calls so far."""
         return int(self._words[w.CALLS])
 
-    def __call__(self, arguments: tuple[Any, ...]) -> Any:
+    def call(self, arguments: tuple[Any, ...]) -> Any:
         """What the function gives for these arguments; or `MISSED`, and nothing has happened."""
-        local = tape.local
-        if local.trace is not None or local.differentiating:
+        state = tape.local.state
+        if state.trace is not None or state.differentiating:
             return MISSED
         try:
             if not self._check():
@@ -210,15 +216,23 @@ class QuickCall:
         except (NameError, ValueError):
             # A name from outside is gone.
             return MISSED
-        outputs = [new() for new in self._new]
-        said = self._native(arguments, *outputs)
+        make = self._make
+        if make is not None:
+            output = make()
+            said = self._native(arguments, output)
+            if said.__class__ is Tensor:
+                return said
+            outputs = [output]
+        else:
+            outputs = [new() for new in self._new]
+            said = self._native(arguments, *outputs)
         if said is None:
             said = self._native(arguments, *outputs) if self._refresh() else None
             if said is None:
                 return MISSED
         if said is False:
             raise self._program.failure(int(self._words[w.STATUS]))
-        return self._finish(outputs, said is True)
+        return said if said.__class__ is Tensor else self._finish(outputs, said is True)
 
     def _claim(self) -> bool:
         """Keep everybody out, if nobody is inside."""
@@ -337,6 +351,12 @@ def table_of(specialization: Specialization, frame: Frame, values: Sequence[Any]
         head[word] = value
     head[w.PROGRAM], head[w.BLOCK] = specialization.program.entry_address, frame.block_address
     head[w.WRITING] = frame.writing_address
+    like: tuple[Any, ...] = ()
+    if specialization.plain and len(rows[w.OUTPUTS]) == 1:
+        ((_, shape, dtype),) = frame.new_outputs()
+        like = _templates(np.empty(shape, dtype))
+        head[w.TENSOR_LIKE], head[w.ENTRY_LIKE] = map(id, like)
+        head[w.TENSOR_FIELDS], head[w.ENTRY_FIELDS] = map(_fields, like)
     for kind in rows:
         head[kind] = len(rows[kind])
     before = sum(len(row) for kind in range(w.ARGUMENTS, w.VALUES) for row in rows[kind])
@@ -347,7 +367,20 @@ def table_of(specialization: Specialization, frame: Frame, values: Sequence[Any]
     )
     words = np.array([*head, *(word for kind in rows for row in rows[kind] for word in row)], np.int64)
     kept = tuple(value for value, row in zip(values, arguments, strict=True) if row[0] == w.SAME)
-    return Table(words, number, captured, kept)
+    return Table(words, number, captured, (*kept, *like))
+
+
+def _templates(array: np.ndarray) -> tuple[Any, Any]:
+    """A Tensor and an entry as a result has them, but that the one lacks its entry and the other its value."""
+    entry = tape.leaf(array)
+    tensor = wrap(entry)
+    del tensor._entry, entry.value
+    return tensor, entry
+
+
+def _fields(item: Any) -> int:
+    """How many fields an object has, each a reference to another object."""
+    return (type(item).__basicsize__ - w.OBJECT_FIELDS) // 8
 
 
 def _argument_rows(specialization: Specialization, frame: Frame, values: Sequence[Any]) -> list[list[int]] | None:

@@ -195,8 +195,10 @@ class Tensor(Operators, TensorMethods):
 
     def _value(self) -> np.ndarray:
         """The value, running the tape if it must; not to be changed or shown to the user."""
-        if self._entry.value is None or tape.local.trace is not None:
-            tape.run([self._entry])
+        value = self._entry.value
+        if value is not None and tape.local.state.trace is None:
+            return value
+        tape.run([self._entry])
         value = self._entry.value
         if value is None:
             raise GradientError(tape.DROPPED)

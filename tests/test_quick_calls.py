@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -268,3 +269,27 @@ def test_arguments_are_not_kept_alive() -> None:
     gone = weakref.ref(array)
     del array
     assert gone() is None
+
+
+def test_results_are_tensors_like_any_other() -> None:
+    double = tg.jit(lambda x: 2 * x)
+    results = [double(np.float32(number)) for number in range(3)] + [double(ones(1) * number) for number in range(4)]
+    assert short_calls(double) >= 2
+    made, other = results[-1], tg.Tensor(ones(1) * 6)
+    for name in type(made._entry).__slots__:
+        if name not in ("__weakref__", "value", "shape"):
+            assert getattr(made._entry, name) == getattr(other._entry, name), name
+    assert (made.shape, made.dtype, made.requires_grad, made.grad, made._weak) == ((1,), np.float32, False, None, False)
+    assert (made + 1).tolist() == [7] and made.tolist() == [6]
+    entry = made._entry
+    del made, results
+    assert entry.handles == 0
+
+
+def test_objects_come_and_go() -> None:
+    training = Training()
+    training.call(3)
+    none, dtype = sys.getrefcount(None), sys.getrefcount(np.dtype(np.float32))
+    for _ in range(1000):
+        training.call()
+    assert sys.getrefcount(None) - none < 100 and sys.getrefcount(np.dtype(np.float32)) - dtype < 100

@@ -92,7 +92,8 @@ def quick_call_module(symbol: str) -> ir.Module:
     """The module of ``quick_call(own, arguments, count)``: CPython gives the table's array, the arguments, how many.
 
     The first argument is the tuple of the call's arguments, the others are arrays for the outputs. Returns the object
-    of the table that stands for what happened: missed, done, failed, or done with gradients to be put in their places.
+    of the table that stands for what happened: missed, done, failed, or done with gradients to be put in their places;
+    or, where all is done and the table says so, the Tensor that is the function's result.
     """
     module = ir.Module("quick_call")
     function = ir.Function(module, ir.FunctionType(WORD, [WORD] * 3), symbol)
@@ -193,7 +194,28 @@ def quick_call_module(symbol: str) -> ir.Module:
         with builder.if_then(builder.icmp_signed("!=", write.word(entry(0)), entry(1))):
             give(w.UNSETTLED)
         move(WORD(2))
-    give(w.DONE)
+    with builder.if_then(write.equal(known(w.TENSOR_LIKE), WORD(0))):
+        give(w.DONE)
+
+    def alike(template: int, fields: int, own_field: int, own: Any) -> Any:
+        """A new object with the fields of a template, but for one that is empty there."""
+        item = known(template)
+        made = write.call(WORD, known(w.ALLOCATE), write.word(item, w.OBJECT_TYPE), WORD(0))
+        with builder.if_then(write.equal(made, WORD(0))):
+            builder.ret(WORD(0))
+        with write.repeat(known(fields)) as number:
+            place = builder.add(builder.mul(number, WORD(8)), WORD(w.OBJECT_FIELDS))
+            value = write.word(item, place)
+            with builder.if_then(builder.icmp_signed("!=", value, WORD(0))):
+                write.call(ir.VoidType(), known(w.INCREF), value)
+                write.store(value, made, place)
+        write.store(own, made, known(own_field))
+        return made
+
+    array = write.word(arguments, 8)
+    write.call(ir.VoidType(), known(w.INCREF), array)
+    inner = alike(w.ENTRY_LIKE, w.ENTRY_FIELDS, w.VALUE_SLOT, array)
+    builder.ret(alike(w.TENSOR_LIKE, w.TENSOR_FIELDS, w.ENTRY_SLOT, inner))
     builder.position_at_end(write.missed)
     give(w.MISSED)
     return module

@@ -7,22 +7,25 @@ CLOSED, BUSY, CALLS, STATUS = range(4)
 #: Addresses of the program, of its block, and of the word that says that somebody is writing the same cells.
 PROGRAM, BLOCK, WRITING = range(4, 7)
 #: Addresses of CPython's functions.
-SAVE_THREAD, RESTORE_THREAD, INCREF = range(7, 10)
+SAVE_THREAD, RESTORE_THREAD, INCREF, ALLOCATE = range(7, 11)
 #: Addresses of the objects that say what happened: nothing; all; a check failed; all but setting gradients.
-MISSED, DONE, FAILED, UNSETTLED = range(10, 14)
+MISSED, DONE, FAILED, UNSETTLED = range(11, 15)
 #: Addresses of types and of other objects.
-ARRAY_TYPE, TENSOR_TYPE, FLOAT_TYPE, FALSE, NONE = range(14, 19)
+ARRAY_TYPE, TENSOR_TYPE, FLOAT_TYPE, FALSE, NONE = range(15, 20)
 #: Where a Tensor and an entry keep their fields, in bytes from the beginning of the object.
-ENTRY_SLOT, STORAGE_SLOT, WEAK_SLOT, VALUE_SLOT, TRACKED_SLOT = range(19, 24)
+ENTRY_SLOT, STORAGE_SLOT, WEAK_SLOT, VALUE_SLOT, TRACKED_SLOT = range(20, 25)
+#: Where the only output becomes a Tensor that is the result: what the Tensor and its entry look like but for the entry
+#: and the value, and how many fields they have. 0 where the result is made in Python.
+TENSOR_LIKE, ENTRY_LIKE, TENSOR_FIELDS, ENTRY_FIELDS = range(25, 29)
 #: How many rows of each kind follow, in this order; the comment gives the words of a row.
-ARGUMENTS = 24  # kind, where the address or number goes (or the object itself), dtype, `weak`, rank, sizes
-CAPTURED = 25  # the same of an array that the function captured, which stands for `weak`
-CELLS = 26  # places of a Tensor's entry, of its cell and of its storage, the storage
-VALUES = 27  # place of a Tensor's entry, the array that is its value
-FIELDS = 28  # place of a field, what is in it
-OUTPUTS = 29  # where the address goes
-GRADIENTS = 30  # place of a Tensor's gradient, what a call leaves in it
-FIRST_ROW = 31
+ARGUMENTS = 29  # kind, where the address or number goes (or the object itself), dtype, `weak`, rank, sizes
+CAPTURED = 30  # the same of an array that the function captured, which stands for `weak`
+CELLS = 31  # places of a Tensor's entry, of its cell and of its storage, the storage
+VALUES = 32  # place of a Tensor's entry, the array that is its value
+FIELDS = 33  # place of a field, what is in it
+OUTPUTS = 34  # where the address goes
+GRADIENTS = 35  # place of a Tensor's gradient, what a call leaves in it
+FIRST_ROW = 36
 
 #: Kinds of arguments: the same object as ever, a Python float, an array, a Tensor.
 SAME, FLOAT, ARRAY, TENSOR = range(4)
@@ -30,7 +33,7 @@ SAME, FLOAT, ARRAY, TENSOR = range(4)
 ARGUMENT_WORDS = 5
 
 #: Bytes from the beginning of an object to its fields: of any object, of a float, of a tuple, of a NumPy array.
-OBJECT_REFERENCES, OBJECT_TYPE = 0, 8
+OBJECT_REFERENCES, OBJECT_TYPE, OBJECT_FIELDS = 0, 8, 16
 FLOAT_VALUE = 16
 SEQUENCE_LENGTH, SEQUENCE_FIRST = 16, 24
 ARRAY_DATA, ARRAY_NDIM, ARRAY_SHAPE, ARRAY_DTYPE, ARRAY_FLAGS = 16, 24, 32, 56, 64
