@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import memory, steps, threads
+from . import compile_time, memory, steps, threads
 from .goals import Goal, goal_table
 from .workloads import WORKLOADS
 
@@ -24,6 +24,7 @@ from .workloads import WORKLOADS
 SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
     "threads": threads.run,
     "memory": memory.run,
+    "start": compile_time.run,
 }
 
 _PEERS = ("numpy", "numba", "jax", "torch", "pytensor")
