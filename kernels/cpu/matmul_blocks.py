@@ -14,6 +14,7 @@ from typing import Any
 from llvmlite import binding, ir
 
 from tapegrad.kernels.cpu.emission import WORD, Emission
+from tapegrad.kernels.cpu.llvm import machine_code, parsed
 from tapegrad.kernels.cpu.matmul_packing import pack_any, pack_columns, pack_lines, pack_rows, pack_tiles
 from tapegrad.kernels.cpu.matmul_sums import (
     DOT_PARAMETERS,
@@ -350,6 +351,6 @@ def compile_product(suffix: str, lanes: int, name: str) -> ObjectCode:
     """Compile the product of a floating dtype over vectors of `lanes` elements to object code."""
     symbol = f"{name}_{secrets.token_hex(8)}"
     machine = target_machine()
-    module = binding.parse_assembly(str(product_module(Vectors(suffix, lanes), symbol)))
+    module = parsed(str(product_module(Vectors(suffix, lanes), symbol)))
     module.data_layout = str(machine.target_data)
-    return ObjectCode(name, symbol, machine.emit_object(module))
+    return ObjectCode(name, symbol, machine_code(module, machine))

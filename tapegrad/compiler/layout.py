@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,14 @@ def walk(body: Sequence[Statement], *, into_phases: bool = True) -> Iterator[Any
             if isinstance(item, Phase) and not into_phases:
                 stack.extend((item.scratch, item.chunks))
                 continue
-            stack.extend(getattr(item, field.name) for field in reversed(fields(item)))
+            kind: Any = type(item)
+            stack.extend([getattr(item, name) for name in _fields(kind)])
+
+
+@cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    """The fields of a class of tree nodes, the last one first."""
+    return tuple(field.name for field in reversed(fields(kind)))
 
 
 def buffers_of(body: Sequence[Statement], *, into_phases: bool = True) -> tuple[Buffer, ...]:

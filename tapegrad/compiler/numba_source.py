@@ -6,7 +6,6 @@ runs compiled and, under ``NUMBA_DISABLE_JIT=1``, as plain Python.
 
 from __future__ import annotations
 
-import ast
 import keyword
 import math
 import re
@@ -458,9 +457,15 @@ def program_source(schedule: Schedule, layout: Layout, words: Mapping[Buffer, in
     return f"{import_lines(text)}\n\n\n{text}\n"
 
 
+_DOCSTRINGS = re.compile(r'"{3}.*?"{3}', re.DOTALL)
+_COMMENTS = re.compile(r"#.*")
+_WORDS = re.compile(r"[^\W\d]\w*")
+
+
 def import_lines(source: str) -> str:
     """The import statement of every name that a source calls."""
-    used = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)} & CALLED
+    code = _COMMENTS.sub("", _DOCSTRINGS.sub("", source))
+    used = CALLED.intersection(_WORDS.findall(code))
     lines = [f"from {NAMES_MODULE} import ("]
     line = INDENT
     for name in sorted(used):

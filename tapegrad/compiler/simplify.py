@@ -66,10 +66,10 @@ def simplify(graph: Graph) -> Graph:
     }
     """
     simplified = own = copied(graph)
-    for _ in range(ROUNDS):
-        before = simplified
-        for step in PASSES:
-            simplified = step(simplified)
-        if simplified is before:
+    idle = 0
+    for step in PASSES * ROUNDS:
+        before, simplified = simplified, step(simplified)
+        idle = idle + 1 if simplified is before else 0
+        if idle == len(PASSES):
             break
     return graph if simplified is own else simplified
