@@ -19,10 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import config
 from tapegrad.errors import GraphError
 from tapegrad.kernels.cpu import entries, philox
-from tapegrad.kernels.cpu.blas import set_blas_threads
 from tapegrad.runtime import cache as cached
 from tapegrad.runtime import threads
 from tapegrad.runtime.counters import counters
@@ -326,13 +324,6 @@ def cached_code(source: str, function: str, name: str) -> LoadedCode:
     return NativeCode(code)
 
 
-@cache
-def _limit_blas_threads() -> None:
-    """Where ``$TAPEGRAD_NUM_THREADS`` is set, it holds for the BLAS that large products go to, too."""
-    if os.environ.get("TAPEGRAD_NUM_THREADS"):
-        set_blas_threads(config.num_threads())
-
-
 class CPU:
     """This machine's processors."""
 
@@ -370,7 +361,6 @@ class CPU:
         """The entry of a library function; it is compiled once and then lies in the disk cache, too."""
         if runs_as_python():
             return 0
-        _limit_blas_threads()
         pool = 0
         if function == "run_phase":
             threads.start(_library_code("wait_for_phases").addresses["wait_for_phases"])

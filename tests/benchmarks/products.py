@@ -17,9 +17,11 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import njit
 
-from tapegrad.kernels.cpu import blas, library, objects
+from tapegrad.kernels.cpu import library, objects
 from tapegrad.kernels.cpu.intrinsics import WORD
 from tapegrad.kernels.cpu.vectors import Vectors, host_vector_bytes
+
+from . import openblas
 
 DTYPES = {"f32": np.float32, "f64": np.float64}
 
@@ -63,7 +65,7 @@ def product(suffix: str) -> Any:
 
 
 def loops(suffix: str) -> tuple[Callable[..., None], Callable[..., None] | None]:
-    """``own(times, ...)`` and ``openblas(times, ...)``: the same product again and again in compiled code."""
+    """``own(times, ...)`` and OpenBLAS's ``theirs(times, ...)``: the same product again and again in compiled code."""
     own_product = product(suffix)
 
     @njit
@@ -72,7 +74,7 @@ def loops(suffix: str) -> tuple[Callable[..., None], Callable[..., None] | None]
         for _ in range(times):
             own_product(a, a_row, a_k, b, b_k, b_column, c, c_row, rows, columns, inner, alpha, beta)
 
-    address = blas.gemm_address(suffix)
+    address = openblas.gemm_address(suffix)
     if not address:
         return own, None
     scalar = np.ctypeslib.as_ctypes_type(DTYPES[suffix])
@@ -81,14 +83,14 @@ def loops(suffix: str) -> tuple[Callable[..., None], Callable[..., None] | None]
     gemm = ctypes.CFUNCTYPE(None, *kinds)(address)
 
     @njit
-    def openblas(times: int, a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, c_row: int,
+    def theirs(times: int, a: int, a_row: int, a_k: int, b: int, b_k: int, b_column: int, c: int, c_row: int,
                  rows: int, columns: int, inner: int, alpha: Any, beta: Any) -> None:  # fmt: skip
         transpose_a, lda = (111, a_row) if a_k == 1 and a_row >= inner else (112, a_k)
         transpose_b, ldb = (111, b_k) if b_column == 1 and b_k >= columns else (112, b_column)
         for _ in range(times):
             gemm(101, transpose_a, transpose_b, rows, columns, inner, alpha, a, lda, b, ldb, beta, c, c_row)
 
-    return own, openblas
+    return own, theirs
 
 
 def best_seconds(runs: list[Callable[[int], None]], seconds: float, rounds: int) -> list[float]:
@@ -191,7 +193,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2, help="seconds a shape")
     arguments = parser.parse_args()
     suffix = arguments.dtype
-    before = blas.set_blas_threads(1)
+    before = openblas.set_blas_threads(1)
     best = peak(suffix)
     print(f"{suffix}, one thread, peak {best:.0f} GF/s\n")
     print("| net | layout | rows | columns | inner | GF/s | of peak | OpenBLAS | ratio |\n|---|---|" + "---:|" * 7)
@@ -200,7 +202,7 @@ def main() -> None:
         cells = [name, layout, *map(str, shape), f"{own:.1f}", f"{own / best:.0%}"]
         cells += [f"{other[0]:.1f}", f"{own / other[0]:.2f}"] if other else ["-", "-"]
         print("| " + " | ".join(cells) + " |", flush=True)
-    blas.set_blas_threads(before)
+    openblas.set_blas_threads(before)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapegrad.kernels.cpu import blas, entries, matmul, objects
+from tapegrad.kernels.cpu import entries, matmul, objects
 from tapegrad.kernels.cpu.intrinsics import COMPILED, NUMPY_TYPES
 from tapegrad.kernels.cpu.library import compiled_entry
 from tapegrad.kernels.cpu.matmul_blocks import BLOCK_TERMS, LEAST_COLUMNS, LEAST_ROWS, compile_product
@@ -211,14 +211,6 @@ def test_no_operand_is_read_past_its_end(guarded: GuardedMemory, suffix: str) ->
             check(run, a, b, guarded.end_of_page(c))
 
 
-def test_the_number_of_blas_threads_can_be_set_and_restored() -> None:
-    before = blas.set_blas_threads(1)
-    if before:
-        assert blas.blas_threads() == 1
-        assert blas.set_blas_threads(before) == 1
-    assert blas.blas_threads() == before
-
-
 def test_generated_code_calls_a_product_through_its_entry() -> None:
     address, pointer_f32, block_word = NAMES["address"], NAMES["pointer_f32"], NAMES["block_word"]
     call_matmul_f32, f32 = NAMES["call_matmul_f32"], NAMES["f32"]
@@ -240,8 +232,8 @@ def test_generated_code_calls_a_product_through_its_entry() -> None:
     np.testing.assert_array_equal(y, x @ weight.T)
 
 
-def test_an_entry_holds_the_function_and_the_blas_product() -> None:
+def test_an_entry_holds_the_function_and_the_pool() -> None:
     words = (ctypes.c_int64 * 2).from_address(entries.entry("matmul_f64", 12345))
-    assert list(words) == [12345, blas.gemm_address("f64")]
-    words = (ctypes.c_int64 * 2).from_address(entries.entry("permutation", 678))
-    assert list(words) == [678, 0]
+    assert list(words) == [12345, 0]
+    words = (ctypes.c_int64 * 2).from_address(entries.entry("run_phase", 678, 9))
+    assert list(words) == [678, 9]

@@ -1,7 +1,6 @@
 """NumPy's own OpenBLAS, found in the process: addresses of its products and the number of its threads.
 
-Nothing here imports Numba. Where NumPy carries another BLAS (Accelerate, MKL, none) the addresses are 0, and products
-use the project's own kernels alone.
+Where NumPy carries another BLAS (Accelerate, MKL, none) the addresses are 0.
 """
 
 from __future__ import annotations
