@@ -286,6 +286,22 @@ def test_results_are_tensors_like_any_other() -> None:
     assert entry.handles == 0
 
 
+def test_a_step_in_steady_state_allocates_nothing() -> None:
+    """But the result, which is given away."""
+    training = Training()
+    small, large = (training.x, training.y), (ones(9, 3), ones(9, 1))
+    for x, y in (small, small, small, large, small, small):
+        training.jitted(x, y)
+    names = ("frames", "arenas", "door_copies")
+    before = [counters[name] for name in names]
+    blocks = sys.getallocatedblocks()
+    for _ in range(100):
+        training.jitted(*small)
+    assert sys.getallocatedblocks() - blocks < 20
+    training.jitted(*large)
+    assert [counters[name] for name in names] == before
+
+
 def test_objects_come_and_go() -> None:
     training = Training()
     training.call(3)

@@ -96,6 +96,7 @@ class Frame:
     """
 
     def __init__(self, program: Program) -> None:
+        counters.add("frames")
         layout, graph = program.layout, program.graph
         self._program = program
         self._layout = layout
@@ -407,6 +408,7 @@ class Frame:
         for word, size in enumerate(binding.sizes, layout.size_word):
             block[word] = size
         if self._arena is None or self._arena.nbytes < binding.plan.arena_bytes:
+            counters.add("arenas")
             self._arena = self._program.device.empty((binding.plan.arena_bytes,), np.dtype(np.uint8))
         assert self._arena is not None
         base = self._address(self._arena)

@@ -7,7 +7,7 @@ wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tapegrad.compiler.layout import BufferUse, Layout
@@ -41,7 +41,9 @@ def buffer_bytes(buffer: BufferUse, symbols: Mapping[Symbol, int]) -> int:
 
 
 def plan_memory(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> Plan:
-    """Offsets for buffers of these lifetimes: the largest first, each at the lowest place that is free while it lives.
+    """Offsets for buffers of these lifetimes, each at the lowest place that is free while it lives.
+
+    The largest come first. Where that needs more than lifetimes do, other orders are tried and the best is taken.
 
     Examples
     --------
@@ -52,15 +54,46 @@ def plan_memory(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> 
     (0, 0)
     """
     amounts = [buffer_bytes(buffer, symbols) for buffer in buffers]
+    alive = _alive(buffers, amounts)
+    bound = max(alive, default=0)
+    best: Plan | None = None
+    for order in _orders(buffers, amounts, alive):
+        offsets = _placed(order, buffers, amounts)
+        arena = max((offset + amount for offset, amount in zip(offsets, amounts, strict=True)), default=0)
+        if best is None or arena < best.arena_bytes:
+            best = Plan(tuple(offsets), arena, bound)
+        if arena <= bound + PAGE:
+            break
+    assert best is not None
+    return best
+
+
+def _orders(buffers: Sequence[BufferUse], amounts: Sequence[int], alive: Sequence[int]) -> Iterator[list[int]]:
+    """Orders of placing: by size; kernel by kernel, where most is alive first; by size and time; by time."""
+    places = range(len(buffers))
+    times = [buffer.last - buffer.first for buffer in buffers]
+    yield sorted(places, key=lambda place: (-amounts[place], place))
+    kernels = sorted(range(len(alive)), key=lambda kernel: (-alive[kernel], kernel))
+    # What lives for a short time lies together, where what comes later finds room for something large.
+    by_size = sorted(places, key=lambda place: (-amounts[place], times[place], place))
+    yield list(
+        dict.fromkeys(
+            place for kernel in kernels for place in by_size if buffers[place].first <= kernel <= buffers[place].last
+        )
+    )
+    yield sorted(places, key=lambda place: (-amounts[place] * (1 + times[place]), place))
+    yield sorted(places, key=lambda place: (-times[place], -amounts[place], place))
+
+
+def _placed(order: Sequence[int], buffers: Sequence[BufferUse], amounts: Sequence[int]) -> list[int]:
+    """The offsets of buffers that are placed in an order."""
     offsets = [0] * len(buffers)
     placed: list[int] = []
-    arena = 0
-    for item in sorted(range(len(buffers)), key=lambda position: (-amounts[position], position)):
+    for item in order:
         neighbours = [other for other in placed if _meet(buffers[item], buffers[other])]
         offsets[item] = _lowest_place(item, neighbours, buffers, amounts, offsets)
-        arena = max(arena, offsets[item] + amounts[item])
         placed.append(item)
-    return Plan(tuple(offsets), arena, _lower_bound(buffers, amounts))
+    return offsets
 
 
 def _meet(first: BufferUse, second: BufferUse) -> bool:
@@ -91,16 +124,13 @@ def _lowest_place(
     return place
 
 
-def _lower_bound(buffers: Sequence[BufferUse], amounts: Sequence[int]) -> int:
-    """The bytes alive at once in the kernel that has most of them."""
-    last = max((buffer.last for buffer in buffers), default=-1)
-    return max(
-        (
-            sum(amount for buffer, amount in zip(buffers, amounts, strict=True) if buffer.first <= k <= buffer.last)
-            for k in range(last + 1)
-        ),
-        default=0,
-    )
+def _alive(buffers: Sequence[BufferUse], amounts: Sequence[int]) -> list[int]:
+    """The bytes alive at once in each kernel; the most of them is the least that an arena can have."""
+    alive = [0] * (max((buffer.last for buffer in buffers), default=-1) + 1)
+    for buffer, amount in zip(buffers, amounts, strict=True):
+        for kernel in range(buffer.first, buffer.last + 1):
+            alive[kernel] += amount
+    return alive
 
 
 def memory_table(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> str:

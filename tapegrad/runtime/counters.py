@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 #: The counts that always exist; others appear when they are first added to.
-NAMES = ("compiles", "cache_hits", "calls", "kernels", "native_calls", "door_copies")
+NAMES = ("compiles", "cache_hits", "calls", "kernels", "native_calls", "door_copies", "frames", "arenas")
 
 
 class Counters:
@@ -31,6 +31,9 @@ class Counters:
         Calls from Python into compiled code.
     door_copies : int
         Arrays copied because they were strided, byte-swapped or misaligned.
+    frames, arenas : int
+        Argument blocks, and memory for temporaries, that calls have taken from the system; calls like those before take
+        none.
 
     Examples
     --------

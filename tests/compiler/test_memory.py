@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tapegrad as tg
+from tapegrad.compiler.fuse import schedule
 from tapegrad.compiler.layout import BufferUse, make_layout
 from tapegrad.compiler.memory import ALIGNMENT, PAGE, arena_buffers, buffer_bytes, memory_table, plan_memory
+from tapegrad.compiler.parallel import parallel
+from tapegrad.compiler.simplify import simplify
 from tapegrad.ir.sizes import Size, Symbol, symbol
+from tests.benchmarks.contenders import tapegrad_step
+from tests.benchmarks.workloads import WORKLOADS, Workload
 from tests.compiler import trees
 
 F32 = np.dtype(np.float32)
@@ -74,6 +80,25 @@ def test_offsets_follow_the_sizes_of_the_call() -> None:
 def test_an_empty_buffer_has_a_valid_address() -> None:
     plan = plan_memory([use("a", symbol("n"), 0)], {N: 0})
     assert plan.arena_bytes == ALIGNMENT
+
+
+def test_a_short_life_leaves_room_for_something_large_later() -> None:
+    """Beside what lives on, the largest buffer comes after two that are a little larger together."""
+    lasting = [use(f"lasting{number}", 1000, number, 3) for number in range(3)]
+    plan = plan_memory([*lasting, use("gradient", 3000, 2), use("short", 1100, 2), use("large", 4000, 3)], {})
+    assert plan.arena_bytes <= plan.lower_bound + PAGE
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_the_arena_of_a_training_step_is_hardly_more_than_lifetimes_need(workload: Workload) -> None:
+    step, _ = tapegrad_step(workload)
+    xs, ys = workload.batches()
+    graph = tg.trace(step, xs[0], ys[0])
+    layout, _ = make_layout(parallel(schedule(simplify(graph))))
+    symbols = graph.bind([xs[0].shape, ys[0].shape, *[node.shape for node in graph.inputs[2:]]])
+    assert symbols is not None
+    plan = plan_memory([layout.buffers[word] for word in arena_buffers(layout)], layout.all_symbols(symbols))
+    assert plan.arena_bytes <= 1.1 * plan.lower_bound
 
 
 def test_a_chain_of_kernels_needs_two_buffers_however_long_it_is() -> None:
