@@ -36,7 +36,7 @@ from tapegrad.ir.sizes import Size, Symbol, symbol
 
 # Costs are in picoseconds of one thread, for float32 in the caches of a processor of today.
 
-BYTE, OPERATION, FUNCTION, RANDOM, MULTIPLY_ADD, ACCUMULATOR = 15, 30, 500, 2500, 30, 600
+BYTE, OPERATION, FUNCTION, RANDOM, MULTIPLY_ADD, ACCUMULATOR, LOOP = 15, 30, 500, 2500, 30, 600, 3000
 
 #: What a size that is known only at run time may well be.
 LARGE = 1 << 17
@@ -69,7 +69,7 @@ class Rule:
         ``handing`` over and combining of them: tiny networks with small batches would pay, and gain nothing.
     """
 
-    grain: int = 8_000_000
+    grain: int = 5_000_000
     chunks: int = 32
     elements: int = 64
     rows: int = 6
@@ -177,7 +177,7 @@ def cost(item: Any, step: int) -> Size:
         case Loop(start=start, stop=stop, body=body):
             first, last = extent(start), extent(stop)
             count = step if first is None or last is None else last - first
-            return count * cost(body, step)
+            return LOOP + count * cost(body, step)
         case Product(rows=rows, columns=columns, inner=inner):
             extents = [extent(rows), extent(columns), extent(inner)]
             return sizes.product(tuple(step if size is None else size for size in extents)) * product_cost(item)
