@@ -7,7 +7,7 @@ progress, so that a thread that the system has taken off its processor delays no
 changes no bit of its result.
 
 The pool is a table of int64 words at a fixed address, `WORDS` long, each contended word in a cache line of its own.
-A second caller finds the pool taken and runs its chunks itself.
+A second caller finds the pool taken and runs its chunks itself, and so do both for a while.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ from tapegrad.kernels.cpu.pool_words import (
 
 #: Nanoseconds a thread looks for work before it sleeps, and a caller waits before it gives its processor away.
 SPIN = 50_000
-#: A caller that had to wait so many nanoseconds for a chunk in progress has met a thread without a processor: it leaves
-#: the pool alone for `REST` times as long as it waited, so that meeting many costs little.
-DELAYED, REST = 400_000, 16
+#: A caller that waits for a chunk in progress this much longer than it has run chunks itself has met a thread without a
+#: processor: it leaves the pool alone for `REST` times as long as it waited, so that meeting many costs little.
+DELAYED, REST = 20_000, 16
+#: Nanoseconds for which the pool is left alone when two callers have met at it: they keep all processors busy.
+CROWDED = 10_000_000
 
 
 #: A phase as C sees it; a printed phase that runs as plain Python has an address of this kind, too.
@@ -241,10 +243,14 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
     helped = chunks > 1 and atomic_load(pool + 8 * HELPERS) > 0 and scratch_bytes <= words[SCRATCH_BYTES]
     if helped and words[RESTING] != 0:
         helped = nanoseconds(words[CLOCK], words[CLOCK_NUMBER]) >= words[RESTING]
-    if not helped or not compare_exchange(pool + 8 * OWNER, 0, 1):
+    if helped and not compare_exchange(pool + 8 * OWNER, 0, 1):
+        words[RESTING] = nanoseconds(words[CLOCK], words[CLOCK_NUMBER]) + CROWDED
+        helped = False
+    if not helped:
         for chunk in range(chunks):
             call_chunk(function, block, chunk, 0)
         return
+    start = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
     words[FUNCTION] = function
     words[BLOCK] = block
     words[RESTING] = 0
@@ -262,16 +268,16 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
             atomic_add(pool + 8 * DONE, 1)
         ticket = atomic_load(pool + 8 * TICKET)
     if atomic_load(pool + 8 * DONE) < chunks:
-        start = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
-        now = start
+        finished = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
+        now = finished
         while atomic_load(pool + 8 * DONE) < chunks:
             for _ in range(8):
                 pause()
             now = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
-            if now - start > SPIN:
+            if now - finished > SPIN:
                 call_one(words[YIELD], 0)
-        if now - start > DELAYED:
-            words[RESTING] = now + REST * (now - start)
+        if now - finished > DELAYED + (finished - start):
+            words[RESTING] = now + REST * (now - finished)
     atomic_store(pool + 8 * OWNER, 0)
 
 

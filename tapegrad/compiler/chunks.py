@@ -50,8 +50,8 @@ class Rule:
     ----------
     grain : int
         Picoseconds that a chunk should take: many times what claiming it does.
-    chunks : int
-        At most so many chunks of one phase, and so many threads that one can use.
+    chunks, blocks : int
+        At most so many chunks of a loop, and of a product: as many threads can work at one.
     elements, rows, column_bytes : int
         Elements of a chunk of a plain loop, and rows and bytes of columns of a chunk of a product, come in multiples of
         these: a few cache lines, and register tiles on any machine.
@@ -71,6 +71,7 @@ class Rule:
 
     grain: int = 5_000_000
     chunks: int = 32
+    blocks: int = 64
     elements: int = 64
     rows: int = 6
     column_bytes: int = 128
@@ -128,9 +129,13 @@ class Cutting:
         self.definitions.append((found, size))
         return named
 
+    def wanted(self, work: Size, grain: Size, most: int) -> Size:
+        """How many chunks work is worth: one for each grain but the first, so that it is three before it is cut."""
+        return self.define("wanted", sizes.maximum(least(work // grain - 1, most), 1))
+
     def may_pay(self, work: Size) -> bool:
-        """Whether work fills two chunks where the sizes known only at run time are large."""
-        return evaluated(work, LARGE) >= 2 * self.rule.grain
+        """Whether work is worth two chunks where the sizes known only at run time are large."""
+        return evaluated(work, LARGE) >= 3 * self.rule.grain
 
 
 def evaluated(work: Size, extent: int) -> int:

@@ -62,7 +62,7 @@ def _block(rows: Size, columns: Size, work: Size, itemsize: int, cutting: Cuttin
     """The rows and columns of a block."""
     rule = cutting.rule
     unit = rule.column_bytes // itemsize
-    wanted = cutting.define("wanted", sizes.maximum(work // rule.grain, 1))
+    wanted = cutting.wanted(work, rule.grain, rule.blocks)
     # Large blocks read little anew, columns before rows: each block of columns has its part of the right operand alone.
     across = cutting.define("across", sizes.maximum(least(wanted, ceiling(columns, rule.block_columns)), 1))
     down = sizes.maximum(least(ceiling(wanted, across), ceiling(rows, rule.block_rows)), 1)
