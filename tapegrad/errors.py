@@ -55,12 +55,14 @@ def _own_folders() -> tuple[str, ...]:
     return tuple({name + os.sep for folder in found for name in (os.path.abspath(folder), os.path.realpath(folder))})
 
 
-def _kind_of(file: str, known: dict[str, int] = {}) -> int:  # noqa: B006 - a cache on purpose
-    kind = known.get(file)
-    if kind is None:
-        real = os.path.realpath(file)
-        own = real.startswith(_own_folders()) or real == _PASSED_OVER
-        kind = known[file] = _SPECIAL.get(os.path.basename(file), _OWN) if own else _FOREIGN
+# The kind of every file seen.
+_kinds: dict[str, int] = {}
+
+
+def _kind_of(file: str) -> int:
+    real = os.path.realpath(file)
+    own = real.startswith(_own_folders()) or real == _PASSED_OVER
+    kind = _kinds[file] = _SPECIAL.get(os.path.basename(file), _OWN) if own else _FOREIGN
     return kind
 
 
@@ -72,13 +74,16 @@ def user_mark(own: int = 1) -> Mark | None:
     frame = sys._getframe(own)
     step = None
     while frame is not None:
-        kind = _kind_of(frame.f_code.co_filename)
+        code = frame.f_code
+        kind = _kinds.get(code.co_filename)
+        if kind is None:
+            kind = _kind_of(code.co_filename)
         if kind == _FOREIGN:
-            return frame.f_code, frame.f_lasti
+            return code, frame.f_lasti
         if kind == _COMMAND_LINE:
             break
         if kind == _STEPS and step is None:
-            step = frame.f_code, frame.f_lasti
+            step = code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
     return step
 

@@ -104,4 +104,6 @@ NUMBER_KINDS = {dtype: dtype.char for dtype in (_FLOAT32, np.dtype(np.float64))}
 
 def params_key(params: dict[str, Any]) -> tuple[Any, ...]:
     """Static parameters as a part of a key."""
-    return tuple([(name, hashable(value)) for name, value in params.items()])
+    return tuple(
+        [(name, hashable(value) if isinstance(value, float | bool) else value) for name, value in params.items()]
+    )

@@ -167,11 +167,8 @@ def result_dtype(*values: Any) -> np.dtype:
 
 def promote(*values: TensorLike, dtype: np.dtype | None = None) -> tuple[Tensor, ...]:
     """The operands of an elementwise operation as Tensors of one dtype."""
-    if len(values) == 2 and dtype is None:
-        first, second = values
-        if isinstance(first, Tensor) and isinstance(second, Tensor) and not (first._weak or second._weak):
-            if first._entry.dtype == second._entry.dtype:
-                return first, second
+    if dtype is None and alike(values):
+        return values  # type: ignore[return-value]
     operands = [
         value
         if isinstance(value, Tensor | Dim | bool | int | float) and not isinstance(value, np.generic)
@@ -181,6 +178,20 @@ def promote(*values: TensorLike, dtype: np.dtype | None = None) -> tuple[Tensor,
     if dtype is None:
         dtype = result_dtype(*operands)
     return tuple(_as(value, dtype) for value in operands)
+
+
+def alike(values: Sequence[Any]) -> bool:
+    """Whether all values are Tensors of one dtype, none of them weak."""
+    dtype = None
+    for value in values:
+        if not isinstance(value, Tensor) or value._weak:
+            return False
+        own = value._entry.dtype
+        if own is not dtype:
+            if dtype is not None and own != dtype:
+                return False
+            dtype = own
+    return dtype is not None
 
 
 def _as(value: Any, dtype: np.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, shape_text
 from tapegrad.ranges import at_least, bound, lowest
-from tapegrad.recording import TensorLike, as_tensor, promote, record, record_full, record_number, result_dtype
+from tapegrad.recording import TensorLike, alike, as_tensor, promote, record, record_full, record_number, result_dtype
 from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
@@ -495,6 +495,8 @@ def _joined(tensors: Sequence[TensorLike], operation: str) -> tuple[Tensor, ...]
     parts = list(tensors)
     if not parts:
         raise ShapeError(f"{operation}: there is nothing to join; give at least one array")
+    if alike(parts):
+        return tuple(parts)  # type: ignore[arg-type]
     return promote(*parts, dtype=result_dtype(*(_operand(part) for part in parts)))
 
 
@@ -570,6 +572,8 @@ def stack(tensors: Sequence[TensorLike], axis: int = 0) -> Tensor:
     place = as_axis(axis, (1, *shape), "stack")
     for part in parts:
         other = part._entry.shape
+        if other == shape:
+            continue
         if len(other) != len(shape) or any(sizes.unify(a, b) is None for a, b in zip(other, shape, strict=True)):
             raise ShapeError(f"stack: shapes {shape_text(shape)} and {shape_text(other)} must be equal")
     return record("stack", parts, axis=place)

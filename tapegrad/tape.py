@@ -279,8 +279,13 @@ def _result(
     what: tuple[Any, ...], enabled: bool, inputs: tuple[Entry, ...], params: dict[str, Any]
 ) -> tuple[Shape, np.dtype, bool]:
     """Shape and dtype of a primitive's result, and whether a gradient reaches it."""
-    kinds = [part for entry in inputs for part in (entry.shape, entry.dtype.char, entry.requires_grad)]
-    key = (*what, enabled, *kinds)
+    key: tuple[Any, ...]
+    if len(inputs) == 2:
+        first, second = inputs
+        kind = (first.shape, first.dtype, first.requires_grad)
+        key = (*what, enabled, *kind, second.shape, second.dtype, second.requires_grad)
+    else:
+        key = (*what, enabled, *[(entry.shape, entry.dtype, entry.requires_grad) for entry in inputs])
     result = paths.rules.get(key)
     if result is None:
         primitive = what[0]
@@ -538,7 +543,7 @@ def history(outputs: Sequence[Entry]) -> list[Entry]:
         if entry in seen:
             continue
         seen[entry] = None
-        stack.extend(source for source in entry.inputs if source.requires_grad and source not in seen)
+        stack += [source for source in entry.inputs if source.requires_grad and source not in seen]
     return list(seen)
 
 

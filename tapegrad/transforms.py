@@ -58,9 +58,10 @@ def _entries(tensors: Sequence[Tensor]) -> list[Entry]:
 def _needs_gradient(entries: Sequence[Entry], variables: Sequence[Entry]) -> bool:
     """Whether entries depend on something that requires a gradient, beside the variables themselves."""
     own = set(variables)
-    return any(
-        entry not in own and not any(source.requires_grad for source in entry.inputs) for entry in tape.history(entries)
-    )
+    for entry in tape.history(entries):
+        if entry not in own and True not in [source.requires_grad for source in entry.inputs]:
+            return True
+    return False
 
 
 def _results(parts: Sequence[Entry], variables: Sequence[Entry], enabled: bool) -> list[Tensor]:
