@@ -334,10 +334,11 @@ def _key(graph: Graph, device: Device) -> str:
 
 def _schedule(graph: Graph) -> Schedule:
     from tapegrad.compiler.fuse import schedule
+    from tapegrad.compiler.overlap import overlap_rows
     from tapegrad.compiler.parallel import parallel
     from tapegrad.compiler.simplify import simplify
 
-    return parallel(schedule(simplify(graph).check()))
+    return overlap_rows(parallel(schedule(simplify(graph).check())))
 
 
 def compile_schedule(

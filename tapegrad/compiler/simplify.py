@@ -15,6 +15,7 @@ from tapegrad.compiler.algebra import (
     simplify_arithmetic,
     simplify_choices,
 )
+from tapegrad.compiler.reciprocals import share_reciprocals
 from tapegrad.compiler.rewriting import copied
 from tapegrad.compiler.stabilization import stabilize
 from tapegrad.compiler.views import merge_transposes, merge_views, postpone_broadcasts, simplify_reductions
@@ -35,6 +36,9 @@ PASSES: tuple[Pass, ...] = (
     merge_transposes,
     share_commuted,
 )
+
+#: What it does once, when the rounds are over: steps that would hide formulas from those above.
+LAST: tuple[Pass, ...] = (share_reciprocals,)
 
 #: Rounds after which the column stops, whether or not something is left to do.
 ROUNDS = 8
@@ -72,4 +76,6 @@ def simplify(graph: Graph) -> Graph:
         idle = idle + 1 if simplified is before else 0
         if idle == len(PASSES):
             break
+    for step in LAST:
+        simplified = step(simplified)
     return graph if simplified is own else simplified
