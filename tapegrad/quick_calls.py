@@ -125,10 +125,12 @@ def _constant_words() -> dict[int, int]:
         w.SAVE_THREAD: cpu.interpreter_function("PyEval_SaveThread"),
         w.RESTORE_THREAD: cpu.interpreter_function("PyEval_RestoreThread"),
         w.INCREF: cpu.interpreter_function("Py_IncRef"),
+        w.AS_INTEGER: cpu.interpreter_function("PyLong_AsLongLongAndOverflow"),
         w.ALLOCATE: cpu.interpreter_function("PyType_GenericAlloc"),
         w.ARRAY_TYPE: id(np.ndarray),
         w.TENSOR_TYPE: id(Tensor),
         w.FLOAT_TYPE: id(float),
+        w.INTEGER_TYPE: id(int),
         w.FALSE: id(False),
         w.NONE: id(None),
     }
@@ -142,7 +144,6 @@ def is_possible(program: Program, traced: Traced) -> bool:
         and not traced.kept
         and not any(had for _, had in traced.expected)
         and all(isinstance(source, CapturedTensor | CapturedArray) for source in traced.captured)
-        and all(argument.kind != "int" for argument in traced.arguments)
         and _slots() is not None
     )
 
@@ -392,9 +393,10 @@ def _argument_rows(specialization: Specialization, frame: Frame, values: Sequenc
             rows.append([w.SAME, id(value), 0, 0, 0])
             continue
         number = next(inputs)
-        if type(value) is float:
+        if type(value) in (float, int):
             frame.set_scalar(number, value)
-            rows.append([w.FLOAT, frame.scalar_place(number), 0, 0, 0])
+            kind = w.FLOAT if type(value) is float else w.INTEGER
+            rows.append([kind, frame.scalar_place(number), 0, 0, 0])
             continue
         array = value._entry.value if type(value) is Tensor and value._storage is None else value
         if type(array) is not np.ndarray or frame.input_array(number) is not array:

@@ -11,7 +11,7 @@ from tapegrad import pytree, tape
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, wrap
-from tapegrad.runtime.cpu import permutation
+from tapegrad.runtime.cpu import permutations
 from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -79,19 +79,17 @@ def epochs(
             f"epochs: what is given per step needs {epochs * steps} elements: {epochs} epochs of {steps} steps"
         )
 
-    def order(epoch: int) -> np.ndarray:
-        return permutation(seed, first_epoch + epoch, count) if shuffle else np.arange(count)
-
     # Where all batches are equal, several epochs make one native call.
     together = 1 if rest else max(1, min(epochs, ROWS_DRAWN // count))
     parts: list[list[Any]] = []
     structure: Any = None
     done = 0
     for epoch in range(0, epochs, together):
-        orders = [order(number) for number in range(epoch, min(epoch + together, epochs))]
-        runs = [np.concatenate([rows[: whole * batch_size] for rows in orders]).reshape(-1, batch_size)]
+        draws = range(first_epoch + epoch, first_epoch + min(epoch + together, epochs))
+        orders = permutations(seed, draws, count) if shuffle else np.tile(np.arange(count), (len(draws), 1))
+        runs = [np.ascontiguousarray(orders[:, : whole * batch_size]).reshape(-1, batch_size)]
         if rest:
-            runs.append(orders[0][None, whole * batch_size :])
+            runs.append(np.ascontiguousarray(orders[:, whole * batch_size :]))
         for rows in runs:
             if len(rows):
                 slices = [vector[done : done + len(rows)] for vector in vectors]

@@ -207,6 +207,15 @@ def test_floats_strings_and_captured_arrays() -> None:
     assert f(ones(2), 4, "times")[0].tolist() == [14, 14]
 
 
+def test_ints_are_runtime_scalars() -> None:
+    power = tg.jit(lambda x, count: x * count)
+    for count in (1, 2, -3, 2**31, True):
+        assert power(ones(1), count).item() == count
+    assert short_calls(power) == 2
+    with pytest.raises(OverflowError):
+        power(ones(1), 2**70)
+
+
 def test_large_results_are_new_arrays() -> None:
     double = tg.jit(lambda x: 2 * x)
     arrays = [np.full(5000, number, np.float32) for number in range(5)]

@@ -147,6 +147,12 @@ def quick_call_module(symbol: str) -> ir.Module:
         with when(w.FLOAT):
             write.require(write.word(item, w.OBJECT_TYPE), known(w.FLOAT_TYPE))
             write.store(write.word(item, w.FLOAT_VALUE), entry(1))
+        with when(w.INTEGER):
+            write.require(write.word(item, w.OBJECT_TYPE), known(w.INTEGER_TYPE))
+            overflow = write.variable(WORD(0))
+            value = write.call(WORD, known(w.AS_INTEGER), item, builder.ptrtoint(overflow, WORD))
+            write.require(builder.load(overflow), WORD(0))
+            write.store(value, entry(1))
         with when(w.ARRAY):
             compare_array(item)
         with when(w.TENSOR):

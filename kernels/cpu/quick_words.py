@@ -7,28 +7,28 @@ CLOSED, BUSY, CALLS, STATUS = range(4)
 #: Addresses of the program, of its block, and of the word that says that somebody is writing the same cells.
 PROGRAM, BLOCK, WRITING = range(4, 7)
 #: Addresses of CPython's functions.
-SAVE_THREAD, RESTORE_THREAD, INCREF, ALLOCATE = range(7, 11)
+SAVE_THREAD, RESTORE_THREAD, INCREF, ALLOCATE, AS_INTEGER = range(7, 12)
 #: Addresses of the objects that say what happened: nothing; all; a check failed; all but setting gradients.
-MISSED, DONE, FAILED, UNSETTLED = range(11, 15)
+MISSED, DONE, FAILED, UNSETTLED = range(12, 16)
 #: Addresses of types and of other objects.
-ARRAY_TYPE, TENSOR_TYPE, FLOAT_TYPE, FALSE, NONE = range(15, 20)
+ARRAY_TYPE, TENSOR_TYPE, FLOAT_TYPE, INTEGER_TYPE, FALSE, NONE = range(16, 22)
 #: Where a Tensor and an entry keep their fields, in bytes from the beginning of the object.
-ENTRY_SLOT, STORAGE_SLOT, WEAK_SLOT, VALUE_SLOT, TRACKED_SLOT = range(20, 25)
+ENTRY_SLOT, STORAGE_SLOT, WEAK_SLOT, VALUE_SLOT, TRACKED_SLOT = range(22, 27)
 #: Where the only output becomes a Tensor that is the result: what the Tensor and its entry look like but for the entry
 #: and the value, and how many fields they have. 0 where the result is made in Python.
-TENSOR_LIKE, ENTRY_LIKE, TENSOR_FIELDS, ENTRY_FIELDS = range(25, 29)
+TENSOR_LIKE, ENTRY_LIKE, TENSOR_FIELDS, ENTRY_FIELDS = range(27, 31)
 #: How many rows of each kind follow, in this order; the comment gives the words of a row.
-ARGUMENTS = 29  # kind, where the address or number goes (or the object itself), dtype, `weak`, rank, sizes
-CAPTURED = 30  # the same of an array that the function captured, which stands for `weak`
-CELLS = 31  # places of a Tensor's entry, of its cell and of its storage, the storage
-VALUES = 32  # place of a Tensor's entry, the array that is its value
-FIELDS = 33  # place of a field, what is in it
-OUTPUTS = 34  # where the address goes
-GRADIENTS = 35  # place of a Tensor's gradient, what a call leaves in it
-FIRST_ROW = 36
+ARGUMENTS = 31  # kind, where the address or number goes (or the object itself), dtype, `weak`, rank, sizes
+CAPTURED = 32  # the same of an array that the function captured, which stands for `weak`
+CELLS = 33  # places of a Tensor's entry, of its cell and of its storage, the storage
+VALUES = 34  # place of a Tensor's entry, the array that is its value
+FIELDS = 35  # place of a field, what is in it
+OUTPUTS = 36  # where the address goes
+GRADIENTS = 37  # place of a Tensor's gradient, what a call leaves in it
+FIRST_ROW = 38
 
-#: Kinds of arguments: the same object as ever, a Python float, an array, a Tensor.
-SAME, FLOAT, ARRAY, TENSOR = range(4)
+#: Kinds of arguments: the same object as ever, a Python float or int, an array, a Tensor.
+SAME, FLOAT, INTEGER, ARRAY, TENSOR = range(5)
 #: Words of an argument's row before the sizes.
 ARGUMENT_WORDS = 5
 

@@ -120,6 +120,7 @@ class Frame:
         self._arrays: list[np.ndarray | None] = [None] * len(self._words)
         self._shapes: list[tuple[int, ...] | None] = [None] * len(self._words)
         self._in_frame: set[int] = set()
+        self._not_kept: tuple[int, ...] = ()
         self._copied_back: list[tuple[np.ndarray, np.ndarray]] = []
         # Outputs kept in the frame and copied out, and outputs that are new arrays in each call.
         self._small: list[tuple[int, np.ndarray]] = []
@@ -363,6 +364,11 @@ class Frame:
 
     # --- outputs
 
+    def let_go(self) -> None:
+        """Keep no large array of the user's alive until the next call."""
+        for number in self._not_kept:
+            self._arrays[number] = None
+
     def _redirect(self, outputs: Sequence[np.ndarray | None], results: list[Any]) -> None:
         """Let outputs go where the caller wants them."""
         for number, given in enumerate(outputs):
@@ -414,6 +420,11 @@ class Frame:
         base = self._address(self._arena)
         for word, offset in zip(self._program.arena_words, binding.plan.offsets, strict=True):
             block[word] = base + offset
+        self._not_kept = tuple(
+            number
+            for number, (shape, dtype) in enumerate(zip(shapes, self._dtypes, strict=True))
+            if number not in self._cells and math.prod(shape) * dtype.itemsize > SMALL_OUTPUT
+        )
         self._small, self._large = [], []
         for number, (shape, dtype) in enumerate(zip(binding.output_shapes, self._program.output_dtypes, strict=True)):
             word = layout.outputs[number]

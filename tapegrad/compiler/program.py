@@ -198,6 +198,7 @@ class Program:
 
     def give_frame(self, frame: Frame) -> None:
         """Keep a frame for the next call on this thread."""
+        frame.let_go()
         self._free_frames().append(frame)
 
     def _free_frames(self) -> list[Frame]:

@@ -30,7 +30,7 @@ ALIGNMENT = 64
 #: Seconds after which a compilation is announced.
 SLOW_COMPILE = 1.0
 #: Numbers from which on they are shuffled by native code, which may have to be compiled first.
-LONG_PERMUTATION = 2048
+MANY_SHUFFLED = 2048
 
 # Where a NumPy array object holds the address of its data: right after the object's head. Reading it there takes a
 # fifth of the time of ``array.ctypes.data``; the layout is checked once.
@@ -158,19 +158,23 @@ def _native_permutation() -> Any:
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(code.addresses["permutation"])
 
 
-def permutation(seed: int, draw: int, count: int) -> np.ndarray:
-    """`philox.permutation`, by native code where there is much to shuffle.
+def permutations(seed: int, draws: range, count: int) -> np.ndarray:
+    """One line of `philox.permutation` for each draw, by native code where there is much to shuffle.
 
     Examples
     --------
-    >>> sorted(permutation(seed=1, draw=0, count=5).tolist())
+    >>> sorted(permutations(seed=1, draws=range(3), count=5)[2].tolist())
     [0, 1, 2, 3, 4]
     """
-    if count < LONG_PERMUTATION or runs_as_python():
-        return philox.permutation(seed, draw, count)
-    order = np.empty(count, np.int64)
-    _native_permutation()(address_of(order), count, int(seed), int(draw))
-    return order
+    orders = np.empty((len(draws), count), np.int64)
+    native = _native_permutation() if orders.size >= MANY_SHUFFLED and not runs_as_python() else None
+    address = address_of(orders)
+    for line, draw in enumerate(draws):
+        if native is not None:
+            native(address + line * count * orders.itemsize, count, int(seed), draw)
+        else:
+            orders[line] = philox.permutation(seed, draw, count)
+    return orders
 
 
 @cache

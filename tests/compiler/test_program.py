@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,7 @@ from tapegrad.compiler.program import Program, at_the_door, compile_graph, compi
 from tapegrad.errors import BoundsError, DTypeError, GraphError, InPlaceError, Location, ShapeError
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.kernel import Loop, Schedule, Store
-from tapegrad.ir.sizes import Symbol, evaluate
+from tapegrad.ir.sizes import Symbol, evaluate, symbol
 from tapegrad.runtime import cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import interpret
@@ -301,6 +302,16 @@ def test_two_calls_that_update_the_same_cells_at_once_are_an_error(update: Progr
         update.run([x, w, lr])
     frame._writing[0] = 0
     update.run([x, w, lr])
+
+
+def test_large_arrays_are_not_kept_alive() -> None:
+    builder = Builder()
+    program = compile_graph(builder.graph([-builder.input((symbol("n"),), np.dtype(np.float32))]))
+    array = np.ones(10_000, np.float32)
+    program.run([array])
+    gone = weakref.ref(array)
+    del array
+    assert gone() is None
 
 
 # Scans ----------------------------------------------------------------------------------------------------------
