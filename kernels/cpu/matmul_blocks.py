@@ -50,10 +50,12 @@ BLOCK_BYTES = 44 * OUTER_ROWS * BLOCK_TERMS * 4
 GAP = 16
 #: b is packed for at least so many rows where it has so many bytes: rows of a large b lie far apart.
 PACKED_B_ROWS = 32
-PACKED_B_BYTES = 128 * 1024
-#: Columns from which on a transposed a is packed.
-PACKED_A_COLUMNS = 64
-PACKED_LINES_COLUMNS = 256
+PACKED_B_BYTES = 32 * 1024
+#: a is packed for at least so many columns where it has so many bytes, transposed or with contiguous rows.
+PACKED_TILES_COLUMNS = 64
+PACKED_TILES_BYTES = 32 * 1024
+PACKED_LINES_COLUMNS = 128
+PACKED_LINES_BYTES = 192 * 1024
 #: Fewer columns than these are each a single row of the transposed product.
 LEAST_COLUMNS = 4
 #: Columns of a row that are summed at a time.
@@ -227,9 +229,14 @@ class _Product:
         a_in_tiles = emission.both(
             self._is(given["a_row"], 1),
             builder.not_(self._is(given["a_k"], 1)),
-            builder.not_(self._below(columns, PACKED_A_COLUMNS)),
+            builder.not_(self._below(columns, PACKED_TILES_COLUMNS)),
+            builder.not_(self._below(builder.mul(rows, inner), PACKED_TILES_BYTES // self.vectors.size)),
         )
-        a_in_lines = emission.both(self._is(given["a_k"], 1), builder.not_(self._below(columns, PACKED_LINES_COLUMNS)))
+        a_in_lines = emission.both(
+            self._is(given["a_k"], 1),
+            builder.not_(self._below(columns, PACKED_LINES_COLUMNS)),
+            builder.not_(self._below(builder.mul(rows, inner), PACKED_LINES_BYTES // self.vectors.size)),
+        )
         few = emission.both(b_in_rows, self._below(rows, FEW_ROWS + 1))
         one = ir.Constant(self.vectors.element, 1.0)
 
