@@ -46,7 +46,9 @@ def optimised(module: Any, symbols: Collection[str], machine: Any) -> Any:
             variable.linkage = "internal"
     options = binding.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
-    options.slp_vectorization = False
+    # A short inner loop is unrolled before loops are vectorised; then this alone finds its vectors (bias and relu on
+    # 512 rows of 32 elements: 6 us to 2).
+    options.slp_vectorization = True
     builder = binding.create_pass_builder(machine, options)
     _library().LLVMPY_RunNewModulePassManager(builder.getModulePassManager(), module, builder)
     return module
