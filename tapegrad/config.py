@@ -8,6 +8,9 @@ name                      meaning                                             de
 ``$TAPEGRAD_NUM_THREADS`` threads of a program                                the processors at hand
 ``interpreted_runs``      times a tape is interpreted before it is compiled   10
 ``pending_nodes``         entries after which a tape runs by itself           10,000
+``recorded_numbers``      entries of a tape of numbers that goes to the       256
+                          scalar-tape machine
+``traced_numbers``        the same for a function under ``@jit``              1,000
 ``default_dtype``         dtype of Python floats                              float32
 ========================  ==================================================  =====================
 """
@@ -20,11 +23,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tapegrad.errors import DTypeError, OptionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: A tape seen fewer times than this outside ``@jit`` is interpreted; after that it is compiled.
 interpreted_runs: int = 10
@@ -32,33 +38,46 @@ interpreted_runs: int = 10
 #: Pending entries on one thread's tape at which the tape runs by itself.
 pending_nodes: int = 10_000
 
+#: Entries of a tape of numbers, outside ``@jit``, from which on the scalar-tape machine runs it.
+recorded_numbers: int = 256
+
+#: Entries of a traced function of numbers from which on LLVM takes longer than anybody waits; what it makes is faster.
+traced_numbers: int = 1_000
+
 _scope = threading.local()
+
+
+def _path(name: str) -> Path:
+    # pathlib takes a tenth of the time of importing this package, and nothing needs it before the first program.
+    from pathlib import Path
+
+    return Path(name)
 
 
 def cache_folder() -> Path:
     """The folder of compiled programs and downloaded data; it need not exist yet."""
     named = os.environ.get("TAPEGRAD_CACHE")
     if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tapegrad"
+        return _path(named)
+    return _path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "tapegrad"
 
 
 def data_folder() -> Path | None:
     """The folder named by ``$TAPEGRAD_DATA``, if any."""
     named = os.environ.get("TAPEGRAD_DATA")
-    return Path(named) if named else None
+    return _path(named) if named else None
 
 
 #: Where Linux says how much of its processors a container gets: microseconds of a period, in one file or in two.
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
+_CONTROL_GROUP = "/sys/fs/cgroup"
 
 
 @cache
-def processor_quota(group: Path = _CONTROL_GROUP) -> float:
+def processor_quota(group: str | Path = _CONTROL_GROUP) -> float:
     """How many processors' time the control group of this process may use; infinity where nothing limits it."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((group / name).read_text() for name in names).split()
+            quota, period = " ".join(_path(f"{group}/{name}").read_text() for name in names).split()
         except (OSError, ValueError):
             continue
         if quota.isdigit() and period.isdigit() and int(period) > 0:

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import config, paths, scalar_tape, tape
+from tapegrad import config, paths, tape
 from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
 from tapegrad.expansion import Recording, Template, collect, expand, structure_key
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import Interpreted, prepare
-from tapegrad.scalar_tape import KnownNumbers
 from tapegrad.tape import Entry, Run
 
 if TYPE_CHECKING:
     from tapegrad.compiler.program import Program
+    from tapegrad.scalar_tape import KnownNumbers
 
 #: Tapes remembered by structure; when there are more, the half that ran least is forgotten.
 REMEMBERED = 1024
@@ -119,7 +119,9 @@ def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
     results = {root: number for number, root in enumerate(run.roots)}
     updates = tuple([(results[part], numbers.get(tensor._entry, -1)) for part, tensor in run.updates])
     known: KnownTape | KnownNumbers | None = None
-    if not tape.local.interpreted:
+    if len(recording.entries) >= config.recorded_numbers and not tape.local.interpreted:
+        from tapegrad import scalar_tape
+
         known = scalar_tape.recognise(recording, run.roots)
     if known is None:
         known = _lookup(recording, run.roots, [(result, leaf) for result, leaf in updates if leaf >= 0])

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from tapegrad import pytree, sequences, tape
-from tapegrad.background import Compilation, compile_now, program_or_compilation
 from tapegrad.captures import GradientSlot
-from tapegrad.compiler.program import Program
 from tapegrad.errors import OptionError
 from tapegrad.guards import Guard, Structure, collect_guards, compile_check
 from tapegrad.ir.graph import Graph
@@ -27,7 +25,12 @@ from tapegrad.tracing import Argument, Traced, argument_paths, describe
 from tapegrad.tracing import trace as _trace
 
 if TYPE_CHECKING:
+    from tapegrad.background import Compilation
+    from tapegrad.compiler.program import Program
     from tapegrad.explanation import Explanation
+
+    #: Told of a program when it is there.
+    Ready = Callable[[Program], None]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,9 +39,6 @@ MANY_TRACES = 8
 
 
 _REMEMBERED_CALLS = 256
-
-#: Told of a program when it is there.
-Ready = Callable[[Program], None]
 
 
 class RetraceWarning(UserWarning):
@@ -100,6 +100,8 @@ class Specialization:
         self._retired_calls = 0
         self._last_shapes: Any = None
         self._last_like: Any = None
+        from tapegrad.background import Compilation
+
         if isinstance(made, Compilation):
             self._compilation = made
         else:
@@ -492,6 +494,9 @@ class Jitted:
         if traced.table is not None:
             program = traced.table.program(traced.graph, name)
         else:
+            # The compiler is imported when the first function is compiled.
+            from tapegrad.background import compile_now, program_or_compilation
+
             program = (program_or_compilation if self._background else compile_now)(traced.graph, name)
         specialization = Specialization(traced, guards, owners, program, self._count_program)
         self._counts["traces"] += 1

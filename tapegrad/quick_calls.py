@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,13 @@ import numpy as np
 
 from tapegrad import tape
 from tapegrad.captures import CapturedArray, CapturedTensor
-from tapegrad.compiler.frame import SMALL_OUTPUT, Frame
 from tapegrad.kernels.cpu import quick_words as w
 from tapegrad.recording import wrap
-from tapegrad.runtime import cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.tensor import CONSUMED, Tensor
 
 if TYPE_CHECKING:
+    from tapegrad.compiler.frame import Frame
     from tapegrad.compiler.program import Program
     from tapegrad.jit import Specialization
     from tapegrad.tracing import Traced
@@ -59,6 +57,8 @@ class _Mark:
 @cache
 def _slots() -> dict[int, int] | None:
     """The words of the table that are the same for every call; None where objects do not lie as they should."""
+    import sysconfig
+
     if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED") or sys.byteorder != "little":
         return None
     array = np.zeros((3, 5), np.float32)
@@ -119,6 +119,8 @@ def _tensor_field(name: str) -> int:
 @cache
 def _constant_words() -> dict[int, int]:
     """The words of every table."""
+    from tapegrad.runtime import cpu
+
     words = dict(_slots() or {})
     words |= {number: id(item) for number, item in _RESULTS.items()}
     words |= {
@@ -189,6 +191,8 @@ class QuickCall:
         #: Whether captured values lie elsewhere now, so that nobody can ever enter again.
         self.stale = False
         self._lock = threading.Lock()
+        from tapegrad.runtime import cpu
+
         self._native = cpu.quick_call(words)
         frame.take_back(table.arguments)
         self._new = [_maker(shape, dtype) for _, shape, dtype in frame.new_outputs()]
@@ -277,6 +281,8 @@ class QuickCall:
 
 def _maker(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[], np.ndarray]:
     """What makes a new array; one of a few bytes is made faster by copying."""
+    from tapegrad.compiler.frame import SMALL_OUTPUT
+
     if math.prod(shape) * dtype.itemsize <= SMALL_OUTPUT:
         return np.empty(shape, dtype).copy
     return partial(np.empty, shape, dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-import secrets
+import os
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ __all__ = [
 
 def _seed(seed: int | None) -> int:
     if seed is None:
-        return secrets.randbits(63)
+        return int.from_bytes(os.urandom(8), "little") >> 1
     number = operator.index(seed)
     if not 0 <= number < 2**63:
         raise OptionError(f"a seed is a whole number from 0 to 2**63 - 1, not {seed!r}")

@@ -30,11 +30,6 @@ from tapegrad.scalar_machine import ARITIES, DTYPE_NUMBERS, ENTRY, NAMES, machin
 from tapegrad.scalar_table import MOST_GIVEN, Refused, Sweep, Table, Writer, start
 from tapegrad.tape import Entry
 
-#: Entries of a tape, outside ``@jit``, from which on the machine is faster than the interpreter by far.
-FEWEST_RECORDED = 256
-#: Entries of a traced function from which on LLVM takes longer than anybody waits; what it makes is faster.
-FEWEST_TRACED = 1000
-
 
 @cache
 def _machine(dtype: np.dtype) -> LoadedCode:
@@ -86,10 +81,8 @@ def write_traced(
 ) -> tuple[TracedTable, Graph] | None:
     """The table of what a function recorded, and a graph that has its inputs and outputs and nothing between them.
 
-    None where the machine does not know something, or the recording is short.
+    None where the machine does not know something.
     """
-    if len(entries) < FEWEST_TRACED:
-        return None
     try:
         writer = start(entries, bindings)
         given = [writer.input(entry) for entry in inputs]
@@ -234,7 +227,7 @@ class KnownNumbers:
 
 
 def recognise(recording: Recording, roots: Sequence[Entry]) -> KnownNumbers | None:
-    """The table of a long recording of numbers; None where it is short, or the machine does not know something.
+    """The table of a recording of numbers; None where the machine does not know something.
 
     Parameters
     ----------
@@ -242,8 +235,6 @@ def recognise(recording: Recording, roots: Sequence[Entry]) -> KnownNumbers | No
         Its leaves hold values.
     roots : sequence of Entry
     """
-    if len(recording.entries) < FEWEST_RECORDED:
-        return None
     try:
         writer = start(recording.entries, None)
         leaves = []

@@ -11,7 +11,6 @@ from tapegrad import pytree, tape
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, wrap
-from tapegrad.runtime.cpu import permutations
 from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ def epochs(
         raise ShapeError(
             f"epochs: what is given per step needs {epochs * steps} elements: {epochs} epochs of {steps} steps"
         )
+
+    from tapegrad.runtime.cpu import permutations
 
     # Where all batches are equal, several epochs make one native call.
     together = 1 if rest else max(1, min(epochs, ROWS_DRAWN // count))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import pytree, scalar_tape, tape
+from tapegrad import config, pytree, tape
 from tapegrad.captures import CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, TracingError
@@ -21,6 +21,9 @@ from tapegrad.primitives import FLOAT64, INT64
 from tapegrad.recording import as_dtype, as_tensor, capture, wrap
 from tapegrad.tape import Entry, Source, Trace
 from tapegrad.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tapegrad import scalar_tape
 
 #: Names for the free sizes of a program, in the order in which they appear.
 _SIZE_NAMES = "nmkpqrtuvw"
@@ -184,7 +187,8 @@ def trace(
         record.put_back()
     _name_sizes(record.bindings, entries)
     roots = [*outputs, *[new for _, _, new in written], *gradients]
-    made = _table(record, entries, roots, written, len(outputs)) if as_table else None
+    many = as_table and len(record.recorded) >= config.traced_numbers
+    made = _table(record, entries, roots, written, len(outputs)) if many else None
     table = made[0] if made is not None else None
     graph, captured = made[1:] if made is not None else _graph(record, entries, roots, written, len(outputs))
     record.recorded.clear()
@@ -301,6 +305,8 @@ def _table(
     inputs = [*arguments, *captured]
     places = {entry: place for place, entry in enumerate(inputs)}
     writes = [(returned + number, places[by_tensor[id(tensor)]]) for number, (tensor, _, _) in enumerate(written)]
+    from tapegrad import scalar_tape
+
     found = scalar_tape.write_traced(record.recorded, inputs, roots, writes, record.bindings)
     return (*found, tuple(captured.values())) if found is not None else None
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad import scalar_tape
+from tapegrad import config, scalar_tape
 from tapegrad.models import SGD
 from tapegrad.models.module import Parameter
 from tapegrad.runtime.interpreter import interpret
@@ -39,16 +39,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 @pytest.fixture
 def any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let short recordings go to the machine, too."""
-    monkeypatch.setattr(scalar_tape, "FEWEST_TRACED", 1)
-    monkeypatch.setattr(scalar_tape, "FEWEST_RECORDED", 1)
-
-
-@pytest.fixture
-def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep everything away from the machine."""
-    monkeypatch.setattr(scalar_tape, "FEWEST_TRACED", 1 << 40)
-    monkeypatch.setattr(scalar_tape, "FEWEST_RECORDED", 1 << 40)
-    yield
+    monkeypatch.setattr(config, "traced_numbers", 1)
+    monkeypatch.setattr(config, "recorded_numbers", 1)
 
 
 def on_machine(function: Callable[..., Any], *args: Any) -> list[np.ndarray]:

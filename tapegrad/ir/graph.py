@@ -8,7 +8,6 @@ the user's lines are side tables: they change no hash.
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad.errors import GraphError, Location
-from tapegrad.ir import formulas, sizes
+from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Shape, Size, SizeExpr, Symbol
 from tapegrad.primitives import PRIMITIVES, Primitive
 
@@ -335,10 +334,14 @@ class Graph:
 
     def content_hash(self) -> str:
         """A hash of everything a program depends on: no names, no lines."""
+        import hashlib
+
         return hashlib.sha256(print_graph(self, comments=False).encode()).hexdigest()
 
     def formula(self, style: str = "text") -> str:
         """The graph as formulas, in the style ``"text"`` or ``"latex"``; see `tapegrad.ir.formulas`."""
+        from tapegrad.ir import formulas
+
         return formulas.formula(self, style)
 
     def _repr_latex_(self) -> str:

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -328,6 +329,15 @@ def cached_code(source: str, function: str, name: str) -> LoadedCode:
     return NativeCode(code)
 
 
+def _numba_version() -> str:
+    """What tells one Numba from another, found without importing it or the slow `importlib.metadata`."""
+    spec = find_spec("numba")
+    if spec is None or spec.origin is None:
+        return "no numba"
+    stated = Path(spec.origin).with_name("_version.py")
+    return hashlib.sha256(stated.read_bytes()).hexdigest() if stated.exists() else f"numba {spec.origin}"
+
+
 class CPU:
     """This machine's processors."""
 
@@ -336,9 +346,10 @@ class CPU:
     @cache  # noqa: B019 - there is one CPU
     def identity(self) -> str:
         """The processor with its features, and the versions of what compiles for it."""
+        import llvmlite
         from llvmlite import binding
 
-        versions = " ".join(f"{name} {version(name)}" for name in ("numba", "llvmlite", "numpy"))
+        versions = f"{_numba_version()} llvmlite {llvmlite.__version__} numpy {np.__version__}"
         features = binding.get_host_cpu_features().flatten()
         overrides = " ".join(os.environ.get(f"NUMBA_{name}", "") for name in ("CPU_NAME", "CPU_FEATURES", "OPT"))
         machine = f"{binding.get_process_triple()} {binding.get_host_cpu_name()} {features} {overrides}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import tapegrad as tg
-from tapegrad import tracing
+from tapegrad import scalar_tape
 
 LEAVES = 100
 RUNS = 10_000
@@ -43,7 +43,7 @@ def measure(operations: int, runs: int) -> dict[str, float]:
     """Seconds of recording, of preparation, of all runs, and of one run."""
     x = np.random.default_rng(0).uniform(-1.0, 1.0, LEAVES)
     prepared = 0.0
-    write = tracing.scalar_tape.write_traced
+    write = scalar_tape.write_traced
 
     def timed(*arguments: Any) -> Any:
         nonlocal prepared
@@ -55,13 +55,13 @@ def measure(operations: int, runs: int) -> dict[str, float]:
         return found
 
     step = tg.jit(lambda x: tg.value_and_grad(lambda leaves: scalar_graph(list(leaves), operations))(x))
-    tracing.scalar_tape.write_traced = timed
+    scalar_tape.write_traced = timed
     try:
         start = time.perf_counter()
         step(x)
         first = time.perf_counter() - start
     finally:
-        tracing.scalar_tape.write_traced = write
+        scalar_tape.write_traced = write
     start = time.perf_counter()
     for _ in range(runs):
         step(x)
