@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -72,6 +74,19 @@ class TracedTable:
         return ScalarProgram(self, graph, name)
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause Python's cyclic collector, which would walk all entries again and again while slots are listed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_without_collector()
 def write_traced(
     entries: Sequence[Entry],
     inputs: Sequence[Entry],
@@ -226,6 +241,7 @@ class KnownNumbers:
         return results
 
 
+@_without_collector()
 def recognise(recording: Recording, roots: Sequence[Entry]) -> KnownNumbers | None:
     """The table of a recording of numbers; None where the machine does not know something.
 

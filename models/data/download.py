@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +12,6 @@ from tapegrad.models.data.idx import uncompressed
 from tapegrad.models.files import write_atomic
 
 SECONDS_WITHOUT_ANSWER = 30
-FAILURES = (OSError, urllib.error.URLError, http.client.HTTPException)
 
 
 def fetch(addresses: Sequence[str], path: Path, sha256: str) -> Path:
@@ -35,6 +31,10 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str) -> Path:
     DataError
         If no mirror gives the right file; what each of them did is in the message.
     """
+    # What talks to the net takes longer to import than most data to read.
+    import http.client
+    import urllib.request
+
     faults = []
     for address in addresses:
         print(f"downloading {address}", file=sys.stderr)
@@ -44,7 +44,7 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str) -> Path:
             found = hashlib.sha256(uncompressed(content, address)).hexdigest()
         except DataError as error:
             faults.append(error.message)
-        except FAILURES as error:
+        except (OSError, http.client.HTTPException) as error:
             faults.append(f"{address}: {error}")
         else:
             if found == sha256:

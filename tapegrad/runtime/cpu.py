@@ -335,7 +335,9 @@ def _numba_version() -> str:
     if spec is None or spec.origin is None:
         return "no numba"
     stated = Path(spec.origin).with_name("_version.py")
-    return hashlib.sha256(stated.read_bytes()).hexdigest() if stated.exists() else f"numba {spec.origin}"
+    if not stated.exists():
+        return f"numba {spec.origin}"
+    return f"numba {hashlib.sha256(stated.read_bytes()).hexdigest()[:16]}"
 
 
 class CPU:

@@ -16,7 +16,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import compile_time, memory, steps, threads
+from . import compile_time, memory, scalar_graph, startup, steps, threads
 from .goals import Goal, goal_table
 from .workloads import WORKLOADS
 
@@ -25,6 +25,8 @@ SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
     "threads": threads.run,
     "memory": memory.run,
     "start": compile_time.run,
+    "import": startup.run,
+    "scalars": scalar_graph.run,
 }
 
 _PEERS = ("numpy", "numba", "jax", "torch", "pytensor")

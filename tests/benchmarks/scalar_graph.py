@@ -6,6 +6,7 @@ cache then; nothing is compiled for a graph.
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import numpy as np
 
 import tapegrad as tg
 from tapegrad import scalar_tape
+
+from .goals import Goal
 
 LEAVES = 100
 RUNS = 10_000
@@ -69,6 +72,19 @@ def measure(operations: int, runs: int) -> dict[str, float]:
     return {"recording": first - prepared, "preparation": prepared, "runs": running, "one run": running / runs}
 
 
+def run(rounds: int) -> list[Goal]:
+    """The goals of scalar graphs: the first makes the machine, of the others the median is taken."""
+    measure(1_000, 1)
+    preparation = statistics.median(measure(10_000, 1)["preparation"] for _ in range(rounds))
+    seconds = measure(10_000, RUNS)
+    total = seconds["recording"] + seconds["preparation"] + seconds["runs"]
+    work = "10,000 scalar operations"
+    return [
+        Goal(work, "10,000 runs forward and backward, recording and preparation, s", total, "at most", 4),
+        Goal(work, "a new graph is ready, ms", preparation * 1e3, "at most", 50),
+    ]
+
+
 def main(operations: int = 10_000, runs: int = RUNS) -> None:
     """Print the table; the first graph makes the machine, the second is measured."""
     measure(operations // 10, 1)
@@ -76,9 +92,9 @@ def main(operations: int = 10_000, runs: int = RUNS) -> None:
     total = seconds["recording"] + seconds["preparation"] + seconds["runs"]
     print(f"{operations:,} operations on numbers, float64, {runs:,} runs forward and backward")
     print(f"  recording    {seconds['recording'] * 1e3:9.1f} ms")
-    print(f"  preparation  {seconds['preparation'] * 1e3:9.1f} ms   goal: <= 50 ms")
+    print(f"  preparation  {seconds['preparation'] * 1e3:9.1f} ms")
     print(f"  one run      {seconds['one run'] * 1e6:9.1f} us")
-    print(f"  in all       {total:9.2f} s    goal: <= 4 s")
+    print(f"  in all       {total:9.2f} s")
 
 
 if __name__ == "__main__":

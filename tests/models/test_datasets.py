@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import struct
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(address: str, timeout: float) -> io.BytesIO:
         raise OSError("no route")
 
-    monkeypatch.setattr(download.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ""])
@@ -292,7 +293,7 @@ def test_mnist_is_downloaded_into_the_cache_once(tmp_path: Path, monkeypatch: py
         for name in mnist_files.FILES
     }
     monkeypatch.setattr(mnist_files, "FILES", hashes)
-    monkeypatch.setattr(download.urllib.request, "urlopen", serve)
+    monkeypatch.setattr(urllib.request, "urlopen", serve)
     monkeypatch.delenv("TAPEGRAD_DATA", raising=False)
     monkeypatch.setenv("TAPEGRAD_CACHE", str(tmp_path / "cache"))
     assert data.mnist().train_x.shape == (6, 4)
@@ -305,7 +306,7 @@ def test_mnist_is_downloaded_into_the_cache_once(tmp_path: Path, monkeypatch: py
 
 def test_a_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"https://one/": b"<html>", "https://two/": gzip.compress(b"data")[:-3]}
-    monkeypatch.setattr(download.urllib.request, "urlopen", lambda address, timeout: io.BytesIO(answers[address]))
+    monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: io.BytesIO(answers[address]))
     with pytest.raises(DataError) as caught:
         download.fetch(list(answers), tmp_path / "file.gz", hashlib.sha256(b"data").hexdigest())
     assert "https://one/: its content has the SHA-256" in str(caught.value)
