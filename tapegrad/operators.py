@@ -23,7 +23,7 @@ from tapegrad.recording import (
     to_floating,
     wrap,
 )
-from tapegrad.tape import NO_PARAMS, Entry, local
+from tapegrad.tape import NO_PARAMS, Entry, Number, local
 from tapegrad.tape import record as record_entry
 
 if TYPE_CHECKING:
@@ -181,7 +181,8 @@ def _elementwise(primitive: str, function: _Method, swapped: bool = False) -> _M
         state = local.state
         mine = self._entry
         positions = state.positions
-        number = None
+        number: Entry | None = None
+        key: tuple[Any, ...]
         if isinstance(other, Operators):
             if other._weak:  # type: ignore[attr-defined]
                 return general(self, other)
@@ -196,16 +197,24 @@ def _elementwise(primitive: str, function: _Method, swapped: bool = False) -> _M
             value = _numbers.get((other, kind)) if other else None
             if value is None:
                 value = _number(other, mine.dtype)
-            theirs = number = Entry("leaf", (), NO_PARAMS, (), mine.dtype, value)
-            inputs = (number, mine) if swapped else (mine, number)
-            places = (kind, positions.get(mine)) if swapped else (positions.get(mine), kind)
-            key = (state.path, state.grad_enabled, primitive, *places)
+            theirs = number = Number(value)
+            if swapped:
+                inputs = (number, mine)
+                key = (state.path, state.grad_enabled, primitive, kind, positions.get(mine))
+            else:
+                inputs = (mine, number)
+                key = (state.path, state.grad_enabled, primitive, positions.get(mine), kind)
         trace = state.trace
         if self._weak or len(state.pending) >= config.pending_nodes:
             return general(self, other)
         found = steps.get(key) if trace is None else None
         if found is None:
             alike = mine.dtype is theirs.dtype and mine.dtype.kind == "f"
+            if alike and trace is not None and mine.trace is trace and number is not None:
+                # A constant of the trace.
+                params = {"value": mine.dtype.type(other).item(), "dtype": mine.dtype}
+                theirs = record_entry("constant", (), params)
+                inputs = (theirs, mine) if swapped else (mine, theirs)
             if alike and (trace is None or (mine.trace is trace and theirs.trace is trace)):
                 return wrap(record_entry(primitive, inputs, NO_PARAMS))
             return general(self, other)

@@ -89,6 +89,24 @@ class Entry:
         self.name: str | None = None
 
 
+class Number(Entry):
+    """A leaf that is a Python number which met a Tensor. Nobody holds it, so all but its value is the class's."""
+
+    __slots__ = ()
+
+    primitive = "leaf"
+    inputs = ()
+    params: dict[str, Any] = {}
+    shape = ()
+    requires_grad = False
+    mark = owner = trace = name = None
+
+    def __init__(self, value: np.ndarray) -> None:
+        self.value = value
+        self.dtype = value.dtype
+        self.handles = 0
+
+
 class Source(Protocol):
     """Something a trace captured and reads anew at every call."""
 

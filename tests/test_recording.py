@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -223,6 +224,34 @@ class TestAgain:
             thread.start()
             thread.join()
             assert float(made.pop() + x) == 8.0
+
+    def test_threads_train_side_by_side_as_they_do_alone(self) -> None:
+        def train(seed: int, model: MLP) -> list[float]:
+            optimizer = Adam(model.parameters(), lr=0.01 * seed)
+            x, y = batch(3, 2)
+            losses = []
+            for _ in range(30):
+                loss = cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(float(loss))
+            return losses
+
+        models = {seed: MLP(3, [4], 2) for seed in (1, 2, 3)}
+        alone = {seed: train(seed, copy.deepcopy(model)) for seed, model in models.items()}
+        execution.forget()
+        beside: dict[int, list[float]] = {}
+        threads = [
+            threading.Thread(target=lambda seed, model: beside.update({seed: train(seed, model)}), args=item)
+            for item in models.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for seed, losses in alone.items():
+            np.testing.assert_allclose(beside[seed], losses, rtol=1e-5)
 
     def test_paths_are_forgotten_and_learned_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(paths, "REMEMBERED", 10)

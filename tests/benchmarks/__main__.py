@@ -16,12 +16,13 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import compile_time, memory, scalar_graph, startup, steps, threads
+from . import compile_time, memory, recording, scalar_graph, startup, steps, threads
 from .goals import Goal, goal_table
 from .workloads import WORKLOADS
 
 #: What is measured beside the training steps, in the order of the table.
 SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
+    "recording": recording.run,
     "threads": threads.run,
     "memory": memory.run,
     "start": compile_time.run,

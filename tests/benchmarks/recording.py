@@ -31,7 +31,7 @@ SCALARS: dict[str, Operation] = {
 }
 
 
-def cost(operation: Operation, rounds: int = 15) -> float:
+def cost(operation: Operation, rounds: int) -> float:
     """Microseconds that one call adds to a tape of `OPERATIONS` scalar operations."""
     times = []
     for _ in range(rounds):
@@ -79,14 +79,24 @@ def entries(hidden: Sequence[int], make: Callable[[MLP], Optimizer]) -> dict[str
     return counts
 
 
-def run() -> list[Goal]:
+OPTIMIZERS: dict[str, Callable[[MLP], Optimizer]] = {
+    "SGD": lambda model: SGD(model.parameters()),
+    "Adam": lambda model: Adam(model.parameters()),
+}
+
+
+def run(rounds: int = 9) -> list[Goal]:
     """The cost of each kind of operation, and the entries of training steps."""
-    goals = [Goal("recording", f"{name}, microseconds", cost(f), "at most", LIMIT) for name, f in SCALARS.items()]
+    goals = [
+        Goal("recording", f"microseconds for `{name}`", cost(operation, rounds), "at most", LIMIT)
+        for name, operation in SCALARS.items()
+    ]
     for depth in (1, 8):
-        for make in (lambda model: SGD(model.parameters()), lambda model: Adam(model.parameters())):
+        for name, make in OPTIMIZERS.items():
             counts = entries([16] * depth, make)
-            name = f"{type(make(MLP(1, 1, 1))).__name__}, {depth} hidden"
-            goals += [Goal("entries", f"{name}: {part}()", counts[part], "at most", 1) for part in ("backward", "step")]
+            for part in ("backward", "step"):
+                measure = f"entries of {part}(), {name} with {depth} hidden layers"
+                goals.append(Goal("recording", measure, counts[part], "at most", 1))
     return goals
 
 
