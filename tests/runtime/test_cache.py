@@ -51,6 +51,16 @@ def test_what_was_stored_is_loaded(empty_cache: Path) -> None:
     assert cache.load("other") is None
 
 
+def test_an_object_that_functions_share_is_stored_once(empty_cache: Path) -> None:
+    shared = b"object" * 1000
+    code = tuple(MachineCode(name, f"{name}_1", shared) for name in ("program", "phase_0", "phase_1"))
+    cache.store("key", {"name": "step"}, "source", code)
+    (path,) = empty_cache.iterdir()
+    assert path.read_bytes().count(shared) == 1
+    entry = cache.load("key")
+    assert entry is not None and entry.code == code
+
+
 @pytest.mark.parametrize(
     "damage",
     [
