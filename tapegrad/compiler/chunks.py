@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from tapegrad.compiler.costs import EXPENSIVE
 from tapegrad.compiler.layout import SUFFIXES, walk
-from tapegrad.compiler.values import EXPENSIVE
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import (
     INT64,

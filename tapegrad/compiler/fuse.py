@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tapegrad.compiler.costs import KERNEL_NESTS, SMALL_NEST, typical
 from tapegrad.compiler.emit import Context, Names, identifier
-from tapegrad.compiler.groups import Group, Groups, group_values, is_reduction, typical
+from tapegrad.compiler.groups import Group, Groups, group_values, is_reduction
 from tapegrad.compiler.index_maps import canonical, core, size_expression
 from tapegrad.compiler.kernel_graph import describe, scratch_buffers, user_lines
 from tapegrad.compiler.lower import lower_group
@@ -26,11 +27,6 @@ from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.kernel import Buffer, Comment, Kernel, Load, Loop, Role, Schedule, Statement, Store, Variable
 from tapegrad.primitives import Kind
-
-#: Elements of a nest that is too small for a kernel of its own.
-SMALL_NEST = 4096
-#: Nests in one kernel.
-KERNEL_NESTS = 12
 
 
 @dataclass(eq=False)

@@ -5,8 +5,8 @@ whole space, or, in a nest of rows, the first ``rows`` axes of it: a value for e
 axes after ``rows`` is complete before the row's next inner loop, so its readers may be members, too; every other
 reduction is complete after the nest.
 
-The rule of cost is short: what loops over the same elements in the same order shares its loops, up to a bound on
-members, with at most one matrix product, whose panel must be small. Groups are kept in an order in which each follows
+What loops over the same elements in the same order shares its loops, up to a bound on members, with at most one matrix
+product (`tapegrad.compiler.costs` has the rules of cost). Groups are kept in an order in which each follows
 what it needs; joining two of them moves those between out of the way, within a window.
 """
 
@@ -15,30 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tapegrad.compiler.costs import LOOP_MEMBERS, READERS, SCALAR_MEMBERS, WINDOW, panel_rows
 from tapegrad.compiler.index_maps import core, core_axes
 from tapegrad.compiler.updates import linear_update
 from tapegrad.compiler.values import Values, alias_base, all_readers, collect_reads, loop_shape
-from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
-from tapegrad.ir.sizes import Shape, Size
+from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import Kind
-
-#: Members of one nest with loops, and of straight-line code on numbers without axes.
-LOOP_MEMBERS = 300
-SCALAR_MEMBERS = 300
-#: How far apart in the order two groups may lie that are joined.
-WINDOW = 128
-#: Readers of one value that are tried for joining.
-READERS = 16
-
-#: A panel of a product and, beside it, the right operand, which every panel reads again, lie in the second-level cache.
-PANEL_BYTES = 64 * 1024
-OPERAND_BYTES = 512 * 1024
-#: Rows of a panel come in multiples of the register tile's; fewer than these repay no reading of the right operand.
-TILE_ROWS = 6
-PANEL_ROWS = 30
-#: What a size that is known only at run time counts as in rules of cost.
-TYPICAL_SIZE = 128
 
 _LONE = frozenset({"cumsum", "scatter_add", "random_permutation", "checked", "concatenate"})
 
@@ -64,42 +47,6 @@ class Group:
     def rows(self) -> int:
         """The number of outer axes that make up the row loop; 0 where there is none."""
         return next(iter(self.required), self.preferred if self.preferred < len(self.space) else 0)
-
-
-def panel_rows(product: Node) -> int | None:
-    """Rows of a product that are filled at a time and finished by the code that follows; None where that costs more.
-
-    A panel must have many rows within its bytes, and the right operand must stay in the cache from panel to panel.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from tapegrad.ir.graph import Builder
-    >>> b, f32 = Builder(), np.dtype(np.float32)
-    >>> x, w = b.input((64, 784), f32), b.input((784, 128), f32)
-    >>> panel_rows(b.emit("matmul", x, w, transpose_a=False, transpose_b=False))
-    126
-    """
-    rows, columns = product.shape[-2:]
-    source = product.inputs[0]
-    inner = source.shape[-2 if product.params["transpose_a"] else -1]
-    if not isinstance(columns, int) or columns <= 1 or (isinstance(rows, int) and rows <= 1):
-        return None
-    itemsize = product.dtype.itemsize
-    fitting = PANEL_BYTES // (columns * itemsize)
-    if fitting < PANEL_ROWS or typical(inner) * columns * itemsize >= OPERAND_BYTES:
-        return None
-    return fitting // TILE_ROWS * TILE_ROWS
-
-
-def panel_height(product: Node) -> int:
-    """`panel_rows`, and a few rows for a product that has a panel although that does not pay."""
-    return panel_rows(product) or 2 * TILE_ROWS
-
-
-def typical(size: Size) -> int:
-    """A size for rules of cost: every symbol counts as the same number."""
-    return sizes.evaluate(size, {name: TYPICAL_SIZE for name in sizes.symbols(size)})
 
 
 def reduced_axes(node: Node) -> tuple[int, ...]:

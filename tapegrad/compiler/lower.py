@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tapegrad.compiler.costs import EXPENSIVE, SHORT_ROW, panel_height
 from tapegrad.compiler.emit import (
     ELEMENT,
     PROLOGUE,
@@ -27,7 +28,7 @@ from tapegrad.compiler.emit import (
     position_update,
     wrap,
 )
-from tapegrad.compiler.groups import Group, is_reduction, kept_rows, panel_height
+from tapegrad.compiler.groups import Group, is_reduction, kept_rows
 from tapegrad.compiler.index_maps import (
     Index,
     Run,
@@ -41,9 +42,9 @@ from tapegrad.compiler.index_maps import (
 )
 from tapegrad.compiler.lower_indexed import LONE
 from tapegrad.compiler.lower_product import lower_product, lower_update, product_statement
-from tapegrad.compiler.split_rows import SHORT_ROW, split_rows
+from tapegrad.compiler.split_rows import split_rows
 from tapegrad.compiler.updates import linear_update
-from tapegrad.compiler.values import EXPENSIVE, loop_shape, variables
+from tapegrad.compiler.values import loop_shape, variables
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Node
 from tapegrad.ir.kernel import (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tapegrad.compiler.costs import CHEAP, RECOMPUTED_OPERATIONS
 from tapegrad.compiler.groups import Groups
 from tapegrad.compiler.index_maps import core
-from tapegrad.compiler.values import CHEAP, RECOMPUTED_OPERATIONS, Values, alias_base, all_readers
+from tapegrad.compiler.values import Values, alias_base, all_readers
 from tapegrad.ir.graph import Node
 
 

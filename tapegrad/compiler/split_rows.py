@@ -28,9 +28,6 @@ from tapegrad.ir.kernel import (
     Variable,
 )
 
-#: Elements of the longest row that is split: about what a processor has in flight.
-SHORT_ROW = 512
-
 
 @dataclass
 class _Segment:

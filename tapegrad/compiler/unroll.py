@@ -14,21 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from itertools import product
-from math import prod
 
+from tapegrad.compiler.costs import CHEAP, UNROLLED_NODES, is_short, sums_stay_cached
 from tapegrad.compiler.index_maps import core, core_axes
-from tapegrad.compiler.values import CHEAP
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import Kind
-
-#: Elements of the longest axis that is unrolled: a product of 4 x 4 weights has 64 multiplications a row.
-UNROLLED_AXIS = 4
-#: Bytes of the sums over rows that one product may add up beside its neighbours: half of the first-level cache.
-ACCUMULATOR_BYTES = 16 * 1024
-#: Nodes of a graph after unrolling: 550 compile in 3 seconds, twice as many in 10.
-UNROLLED_NODES = 600
 
 #: What a reduction along an unrolled axis combines its elements by.
 _COMBINED = {"sum": "add", "prod": "multiply", "max": "maximum", "min": "minimum"}
@@ -75,7 +67,7 @@ def unroll_thin_products(graph: Graph) -> Graph:
     }
     """
     products = [node for node in graph.nodes() if node.primitive == "matmul" and _is_plain(node)]
-    if not any(_is_short(size) for node in products for size in _extents(node)):
+    if not any(is_short(size) for node in products for size in _extents(node)):
         return graph
     with sizes.assuming(graph.equalities):
         axes = _TiedAxes(graph)
@@ -85,10 +77,6 @@ def unroll_thin_products(graph: Graph) -> Graph:
             return graph
         result = _Writer(graph, axes, unrolled, inlined).written()
     return result if len(result.nodes()) <= max(UNROLLED_NODES, len(graph.nodes())) else graph
-
-
-def _is_short(size: Size) -> bool:
-    return isinstance(size, int) and 1 <= size <= UNROLLED_AXIS
 
 
 def _is_plain(node: Node) -> bool:
@@ -184,7 +172,7 @@ def _chosen_axes(graph: Graph, products: Sequence[Node], axes: _TiedAxes) -> set
         if not node.params["transpose_a"]:
             refused.add(axes.of(row))
         lengths = {axis: axis[0].shape[axis[1]] for axis in (row, inner, column)}
-        chosen |= {axes.of(axis) for axis, size in lengths.items() if _is_short(size) and size != 1}
+        chosen |= {axes.of(axis) for axis, size in lengths.items() if is_short(size) and size != 1}
     while not chosen.isdisjoint(refused):
         chosen -= refused
         for node in products:
@@ -206,9 +194,7 @@ def _is_inlined(node: Node, axes: _TiedAxes, unrolled: set[_Axis]) -> bool:
         return False
     # A sum along rows is complete with the row; one over rows is a line of sums that must stay in the cache.
     along = other if is_single(row) else inner
-    rows, columns, _ = _extents(node)
-    sums = prod((rows, columns)) if isinstance(rows, int) and isinstance(columns, int) else None
-    return along[1] == 1 or (sums is not None and sums * node.dtype.itemsize <= ACCUMULATOR_BYTES)
+    return along[1] == 1 or sums_stay_cached(node)
 
 
 # Writing it out -------------------------------------------------------------------------------------------------

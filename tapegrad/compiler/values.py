@@ -8,6 +8,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tapegrad.compiler.costs import (
+    CHEAP,
+    CHOSEN_PIECES,
+    RECOMPUTED_DEPTH,
+    RECOMPUTED_OPERATIONS,
+    RECOMPUTED_SCALARS,
+)
 from tapegrad.compiler.index_maps import (
     Index,
     canonical,
@@ -24,24 +31,6 @@ from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.kernel import Variable
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import Kind
-
-#: Elementwise primitives that cost no more than loading their result would.
-CHEAP = frozenset(
-    "negative absolute sign relu logical_not cast add subtract multiply maximum minimum equal not_equal less"
-    " less_equal logical_and logical_or where".split()
-)
-#: Elementwise primitives that are worth a buffer when a later loop over the same row needs them again.
-EXPENSIVE = frozenset(
-    "exp expm1 log log1p sqrt sin cos tanh sigmoid erf divide floor_divide remainder power random_uniform".split()
-)
-#: Operations in a tree that is recomputed at every reader.
-RECOMPUTED_OPERATIONS = 6
-#: The same for numbers without axes, which a nest computes once before its loops.
-RECOMPUTED_SCALARS = 12
-#: Views and recomputed operations on top of each other; beyond this a value is stored.
-RECOMPUTED_DEPTH = 24
-#: Pieces of a concatenation that are chosen between at every element; more are written one after another.
-CHOSEN_PIECES = 4
 
 _PASSED = ("identity", "stop_gradient")
 

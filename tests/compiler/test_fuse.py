@@ -137,6 +137,22 @@ def test_a_training_step_takes_few_kernels(widths: list[int], optimizer: str, ac
     assert len(result.kernels) <= kernels, names(result)
 
 
+@pytest.mark.parametrize(
+    ("widths", "optimizer", "most"),
+    [
+        # Every kernel's reads and writes at 64 rows: x twice, weights read and written, and activations.
+        ([784, 128, 10], "sgd", 1_833_060),
+        ([784, 128, 10], "adam", 3_461_428),
+        ([2, 64, 64, 2], "sgd", 186_912),
+        ([2, 3, 3], "sgd", 1_228),
+    ],
+)
+def test_a_training_step_moves_few_bytes(widths: list[int], optimizer: str, most: int) -> None:
+    graph = network_step(widths, optimizer)
+    symbols = dict.fromkeys(graph.symbols(), 64)
+    assert sum(sizes.evaluate(kernel.bytes, symbols) for kernel in schedule(graph).kernels) <= most
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("rows", [0, 1, 2, 7])
 def test_a_training_step_computes_what_the_interpreter_does(optimizer: str, rows: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapegrad.compiler import groups
+from tapegrad.compiler import costs
 from tapegrad.compiler.fuse import schedule
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Node
@@ -244,7 +244,7 @@ PRODUCTS: dict[str, tuple[list[Shape], Make]] = {
 
 @pytest.mark.parametrize("case", PRODUCTS, ids=str)
 def test_what_follows_a_product(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "PANEL_BYTES", 2048)  # 48 rows of 10 columns: the last call takes several panels
+    monkeypatch.setattr(costs, "PANEL_BYTES", 2048)  # 48 rows of 10 columns: the last call takes several panels
     shapes, make = PRODUCTS[case]
     assert_lowers([(shape, FLOAT32) for shape in shapes], make, (*CALLS, {"n": 110, "m": 2}))
 

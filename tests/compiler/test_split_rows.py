@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tapegrad.compiler.costs import SHORT_ROW
 from tapegrad.compiler.fuse import schedule
 from tapegrad.compiler.layout import walk
-from tapegrad.compiler.split_rows import SHORT_ROW, split_rows
+from tapegrad.compiler.split_rows import split_rows
 from tapegrad.ir.graph import Builder, Graph, Node
 from tapegrad.ir.kernel import (
     INT64,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tapegrad.compiler.costs import UNROLLED_AXIS
 from tapegrad.compiler.fuse import schedule
 from tapegrad.compiler.layout import walk
 from tapegrad.compiler.simplify import simplify
-from tapegrad.compiler.unroll import UNROLLED_AXIS, unroll_thin_products
+from tapegrad.compiler.unroll import unroll_thin_products
 from tapegrad.derivatives import vjp
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph, Node
