@@ -70,6 +70,8 @@ class Explanation:
         Native calls that one call of the function makes.
     retraces : tuple of str
         Why the function was traced again.
+    inputs : tuple of ndarray
+        What the program takes: arguments, then captured values.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Explanation:
         self.graph: Graph = traced.graph
         self.simplified: Graph = program.schedule.graph if program.schedule.kernels else traced.graph
         self.retraces = retraces
+        self.inputs = tuple(inputs)
         self._traced = traced
         self._sizes = traced.graph.bind([array.shape for array in inputs]) or {}
 

@@ -1,9 +1,7 @@
 """Kernel trees printed as CUDA C.
 
-A kernel becomes *steps*, one after another, each a device function over (thread, threads): a loop nest whose
-iterations are independent is dealt out over the threads, everything else is done by the first thread. Between two steps
-all threads meet: a step is a launch of its own, or the steps of a whole program stand in one block with barriers
-between them.
+Each step of a kernel (`cuda_steps`) becomes a device function over (block, blocks) and a kernel that calls it: a step
+is a launch of its own, or the steps of a whole program stand in one persistent block with barriers between them.
 """
 
 from __future__ import annotations
@@ -15,8 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad.compiler.cuda_forms import ATOM, CHOICE, FORMS, INDEX_FORMS, OPERATIONS, UNARY, Form
-from tapegrad.compiler.layout import SUFFIXES, buffers_of, symbolic_sizes, walk
+from tapegrad.compiler.cuda_forms import (
+    ATOM,
+    CHOICE,
+    COMPARISON,
+    FORMS,
+    INDEX_FORMS,
+    OPERATIONS,
+    TERM,
+    UNARY,
+    Form,
+)
+from tapegrad.compiler.cuda_steps import BLOCK, WARP, Partial, Step, kernel_steps, step_buffers, tile, written_buffers
+from tapegrad.compiler.independence import identity
+from tapegrad.compiler.index_maps import size_expression
+from tapegrad.compiler.layout import SUFFIXES, symbolic_sizes, walk
 from tapegrad.errors import GraphError
 from tapegrad.ir.kernel import (
     INT64,
@@ -36,6 +47,9 @@ from tapegrad.ir.kernel import (
     Let,
     Load,
     Loop,
+    Matrix,
+    Operation,
+    Product,
     RandomUniform,
     SizeValue,
     Statement,
@@ -46,11 +60,12 @@ from tapegrad.ir.sizes import Size, is_symbol
 from tapegrad.kernels.cuda.prelude import prelude
 
 INDENT = "  "
-#: Threads of a block.
-BLOCK = 256
+
+#: The names that every step has.
+_OWN_NAMES = frozenset("block blocks part parts lane warp warps element shared status k".split())
 
 _RESERVED = frozenset(
-    "thread threads index status int float double bool char long unsigned void const if else for while return struct "
+    "index int float double bool char long unsigned void const if else for while return struct "
     "class template auto register static switch case default do break continue new delete this true false".split()
 )
 
@@ -68,7 +83,7 @@ def _c_name(name: str, taken: set[str]) -> str:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a kernel's functions take: its buffers, then its sizes; with their C names."""
+    """What a step's functions take after the status: its buffers, then its sizes; with their C names."""
 
     buffers: Mapping[Buffer, str]
     sizes: Mapping[Size, str]
@@ -87,27 +102,41 @@ class Parameters:
         return [*self.buffers.values(), *self.sizes.values()]
 
 
-def kernel_parameters(kernel: Kernel) -> Parameters:
-    """The parameters of a kernel, by first use."""
-    taken: set[str] = set()
-    buffers = {buffer: _c_name(buffer.name, taken) for buffer in buffers_of(kernel.body)}
-    written = {item.buffer for item in walk(kernel.body) if isinstance(item, (Store, AccumulateInto))}
+def step_parameters(step: Step) -> Parameters:
+    """The parameters of a step, by first use."""
+    taken: set[str] = set(_OWN_NAMES)
+    buffers = {buffer: _c_name(buffer.name, taken) for buffer in step_buffers(step)}
     names: dict[Size, str] = {}
-    for size in symbolic_sizes(kernel.body):
-        known = is_symbol(size)
-        names[size] = _c_name(known.name if known is not None else "size", taken)
-    return Parameters(buffers, names, frozenset(written))
+    further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
+    further += [buffer.size for buffer, _ in step.private]
+    for size in dict.fromkeys([*symbolic_sizes((*step.known, *step.loops, *step.body)), *further]):
+        if not isinstance(size, int):
+            known = is_symbol(size)
+            names[size] = _c_name(known.name if known is not None else "size", taken)
+    return Parameters(buffers, names, frozenset(written_buffers(step)))
 
 
 class Printer:
-    """Prints statements of one kernel as C that one thread runs."""
+    """Prints statements of one step as C that one thread runs."""
 
-    def __init__(self, kernel: Kernel, parameters: Parameters) -> None:
+    def __init__(self, step: Step, parameters: Parameters) -> None:
         self.parameters = parameters
-        self._taken = {*parameters.buffers.values(), *parameters.sizes.values()}
+        self._taken = {*parameters.buffers.values(), *parameters.sizes.values(), *_OWN_NAMES}
         self._locals: dict[tuple[str, np.dtype], str] = {}
         self._types: dict[str, np.dtype] = {}
-        self._indices = _index_names(kernel.body)
+        self._indices = _index_names((*step.known, *step.loops, *step.body))
+        #: Buffers of which each part has a line of its own, and the buffers of those lines.
+        self._lines = dict(step.private)
+        self._lines |= {partial.buffer: partial.parts for partial in step.partials if partial.buffer is not None}
+
+    def element(self, buffer: Buffer, index: Expression) -> str:
+        """An element of a buffer."""
+        place = self.index(index)
+        lines = self._lines.get(buffer)
+        if lines is None:
+            return f"{self.parameters.buffers[buffer]}[{place}]"
+        size = self.index(size_expression(buffer.size), TERM + 1)
+        return f"{self.parameters.buffers[lines]}[part * {size} + {place}]"
 
     # --- names
 
@@ -162,7 +191,7 @@ class Printer:
         return f"i64({self.index(expression)})", ATOM
 
     def _load(self, expression: Load) -> tuple[str, int]:
-        return f"{self.parameters.buffers[expression.buffer]}[{self.index(expression.index)}]", ATOM
+        return self.element(expression.buffer, expression.index), ATOM
 
     def _apply(self, expression: Apply) -> tuple[str, int]:
         suffix = SUFFIXES[expression.dtype]
@@ -239,11 +268,11 @@ class Printer:
         return [f"{indent}{self.local(statement.name)} = {self.value(statement.value)};"]
 
     def _store(self, statement: Store, indent: str, depth: int) -> list[str]:
-        target = f"{self.parameters.buffers[statement.buffer]}[{self.index(statement.index)}]"
+        target = self.element(statement.buffer, statement.index)
         return [f"{indent}{target} = {self.value(statement.value)};"]
 
     def _accumulate_into(self, statement: AccumulateInto, indent: str, depth: int) -> list[str]:
-        target = f"{self.parameters.buffers[statement.buffer]}[{self.index(statement.index)}]"
+        target = self.element(statement.buffer, statement.index)
         operation = OPERATIONS[statement.operation]
         return [f"{indent}{target} = {operation}::of({target}, {self.value(statement.value)});"]
 
@@ -285,8 +314,12 @@ def literal(constant: Constant) -> str:
     if dtype.kind == "b":
         return "true" if number else "false"
     if dtype.kind != "f":
-        least = -(2**63)
-        return "(-9223372036854775807LL - 1)" if number == least else f"{number}{'LL' if abs(number) >= 2**31 else ''}"
+        if dtype == np.uint8:
+            return f"u8({number})"
+        # The least numbers have no literal: a minus sign is an operation on the number after it.
+        if number == np.iinfo(dtype).min:
+            return f"({number + 1}{'LL' if dtype == INT64 else ''} - 1)"
+        return f"{number}LL" if dtype == INT64 else str(number)
     suffix = "f" if dtype == np.float32 else ""
     if math.isnan(number):
         return "NAN"
@@ -322,106 +355,184 @@ def _index_names(body: Sequence[Statement]) -> set[str]:
 # Steps --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Step:
-    """A part of a kernel between two meetings of all threads: what each thread knows, and a nest that is dealt out.
-
-    Attributes
-    ----------
-    name : str
-        The C name of its function.
-    known : tuple of Statement
-        What every thread computes for itself.
-    nest : Loop or None
-        The loops whose iterations are dealt out; None where the first thread does ``alone``.
-    alone : tuple of Statement
-    """
-
-    name: str
-    known: tuple[Statement, ...]
-    nest: Loop | None
-    alone: tuple[Statement, ...] = ()
-
-
-def kernel_steps(kernel: Kernel) -> tuple[Step, ...]:
-    """The steps of a kernel."""
-    steps: list[Step] = []
-    known: list[Statement] = []
-    alone: list[Statement] = []
-
-    def add(nest: Loop | None) -> None:
-        name = f"{kernel.name}_{len(steps)}"
-        steps.append(Step(name, _needed(known, nest or tuple(alone)), nest, () if nest else tuple(alone)))
-        if nest is None:
-            alone.clear()
-
-    for statement in kernel.body:
-        if isinstance(statement, Loop) and statement.kind in ("vector", "parallel"):
-            if alone:
-                add(None)
-            add(statement)
-        elif isinstance(statement, Let) and not alone:
-            known.append(statement)
-        elif not isinstance(statement, Comment):
-            alone.append(statement)
-    if alone:
-        add(None)
-    return tuple(steps)
-
-
-def _needed(known: Sequence[Statement], user: Any) -> tuple[Statement, ...]:
-    """The statements that bind what a step uses, and what these use."""
-    used = {part.name for part in walk((user,)) if isinstance(part, Variable)}
-    kept: list[Statement] = []
-    for statement in reversed(known):
-        if getattr(statement, "name", None) in used:
-            kept.append(statement)
-            used |= {part.name for part in walk((statement,)) if isinstance(part, Variable)}
-    return tuple(reversed(kept))
-
-
-def dealt_out(printer: Printer, nest: Loop, depth: int) -> list[str]:
-    """Perfectly nested loops as one grid-stride loop over all of their iterations."""
-    loops = [nest]
-    while len(loops[-1].body) == 1 and isinstance(loops[-1].body[0], Loop) and loops[-1].body[0].kind != "sequential":
-        loops.append(loops[-1].body[0])
-    indent = INDENT * depth
-    counts = [printer.index(loop.stop, 7) for loop in loops]
-    names = [printer.define(loop.variable, INT64) for loop in loops]
-    if len(loops) == 1:
-        head = f"for (index {names[0]} = thread; {names[0]} < {counts[0]}; {names[0]} += threads) {{"
-        return [indent + head, *printer.statements(nest.body, depth + 1), indent + "}"]
-    lines = [f"{indent}for (index element = thread; element < {' * '.join(counts)}; element += threads) {{"]
-    rest = "element"
+def _dealt_out(printer: Printer, step: Step, first: str, stride: str) -> tuple[list[str], int]:
+    """The head of a loop over all iterations of nested loops from one on in strides, and the depth of its body."""
+    counts = [printer.index(loop.stop, TERM + 1) for loop in step.loops]
+    names = [printer.define(loop.variable, INT64) for loop in step.loops]
+    if len(names) == 1:
+        return [f"for (index {names[0]} = {first}; {names[0]} < {counts[0]}; {names[0]} += {stride}) {{"], 1
+    lines = [f"for (index element = {first}; element < {' * '.join(counts)}; element += {stride}) {{"]
     for place, name in enumerate(names):
         inner = " * ".join(counts[place + 1 :])
         inner = f"({inner})" if len(counts) - place > 2 else inner
-        text = f"{rest} / {inner}" if inner else rest
-        text = text if place == 0 else f"element / {inner} % {counts[place]}" if inner else f"element % {counts[place]}"
-        lines.append(f"{indent}{INDENT}const index {name} = {text};")
-    return [*lines, *printer.statements(loops[-1].body, depth + 1), indent + "}"]
+        text = f"element / {inner}" if inner else "element"
+        lines.append(f"{INDENT}const index {name} = {text}{f' % {counts[place]}' if place else ''};")
+    return lines, 1
 
 
-def kernel_source(kernel: Kernel) -> str:
-    """A kernel's steps as CUDA C: device functions, and a ``__global__`` function for each."""
-    parameters = kernel_parameters(kernel)
-    declared, given = parameters.declarations(), parameters.arguments()
-    parts: list[str] = []
-    for step in kernel_steps(kernel):
-        printer = Printer(kernel, parameters)
-        lines = [f"// {line}" for line in kernel.title.splitlines()]
-        lines += [f"__device__ __forceinline__ void {step.name}_step(", "    index thread, index threads,"]
-        lines += [f"    {text}," for text in declared] + ["    int* status) {"]
-        lines += printer.statements(step.known, 1)
-        if step.nest is not None:
-            lines += dealt_out(printer, step.nest, 1)
+def _shifted(lines: Iterable[str], depth: int) -> list[str]:
+    return [INDENT * depth + line for line in lines]
+
+
+def _elements(printer: Printer, step: Step) -> list[str]:
+    """Every thread takes elements; a block keeps what they share."""
+    if not step.in_parts:
+        head, depth = _dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
+        return [*_shifted(head, 1), *printer.statements(step.body, depth + 1), INDENT + "}"]
+    parts = printer.index(size_expression(step.parts), TERM + 1)
+    lines = [f"{INDENT}for (index part = block; part < {parts}; part += blocks) {{"]
+    lines += printer.statements(_declarations(step), 2)
+    head, depth = _dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
+    lines += [*_shifted(head, 2), *printer.statements(step.body, depth + 2), INDENT * 2 + "}"]
+    for partial in step.partials:
+        name = printer.local(partial.register or "")
+        lines.append(f"{INDENT * 2}{name} = block_reduce<{OPERATIONS[partial.operation]}>({name}, shared);")
+        target = printer.parameters.buffers[partial.parts]
+        lines.append(f"{INDENT * 2}if (threadIdx.x == 0) {target}[part] = {name};")
+    return [*lines, INDENT + "}"]
+
+
+def _declarations(step: Step) -> list[Statement]:
+    """The accumulators that a part begins with."""
+    registers = {partial.register for partial in step.partials}
+    return [statement for statement in step.known if isinstance(statement, Declare) and statement.name in registers]
+
+
+def _rows(printer: Printer, step: Step) -> list[str]:
+    """Every warp takes rows, and its lanes the elements of each; a warp keeps what its rows share."""
+    lines = [
+        f"{INDENT}const index lane = index(threadIdx.x) % {WARP};",
+        f"{INDENT}const index warp = (block * BLOCK + index(threadIdx.x)) / {WARP}, warps = blocks * (BLOCK / {WARP});",
+    ]
+    depth = 1
+    first, stride = "warp", "warps"
+    if step.in_parts:
+        parts = printer.index(size_expression(step.parts), COMPARISON + 1)
+        lines.append(f"{INDENT}for (index part = warp; part < {parts}; part += warps) {{")
+        lines += printer.statements(_declarations(step), 2)
+        first, stride, depth = "part", parts, 2
+        for partial in step.partials:
+            if partial.buffer is not None:
+                lines += _shifted(_begin_line(printer, partial), 2)
+    head, _ = _dealt_out(printer, step, first, stride)
+    lines += _shifted(head, depth)
+    lines += _row_body(printer, step, depth + 1)
+    lines.append(INDENT * depth + "}")
+    for partial in step.partials:
+        if partial.register is not None:
+            name, target = printer.local(partial.register), printer.parameters.buffers[partial.parts]
+            lines.append(f"{INDENT * depth}{name} = warp_reduce<{OPERATIONS[partial.operation]}>({name});")
+            lines.append(f"{INDENT * depth}if (lane == 0) {target}[part] = {name};")
+    return [*lines, INDENT + "}"] if step.in_parts else lines
+
+
+def _begin_line(printer: Printer, partial: Partial) -> list[str]:
+    """The lanes write what changes nothing into their elements of a warp's line."""
+    assert partial.buffer is not None
+    size = printer.index(size_expression(partial.buffer.size), TERM + 1)
+    target = printer.parameters.buffers[partial.parts]
+    start = literal(identity(partial.operation, partial.buffer.dtype))
+    return [f"for (index k = lane; k < {size}; k += {WARP}) {target}[part * {size} + k] = {start};"]
+
+
+def _row_body(printer: Printer, step: Step, depth: int) -> list[str]:
+    """A row: what is outside its loops by all lanes alike, its loops by each lane for its elements."""
+    lines: list[str] = []
+    indent = INDENT * depth
+    for statement in step.body:
+        if isinstance(statement, Loop):
+            name = printer.define(statement.variable, INT64)
+            stop = printer.index(statement.stop, COMPARISON + 1)
+            lines.append(f"{indent}for (index {name} = lane; {name} < {stop}; {name} += {WARP}) {{")
+            lines += [*printer.statements(statement.body, depth + 1), indent + "}"]
+            for register, operation in _row_registers(statement, step):
+                local = printer.local(register)
+                lines.append(f"{indent}{local} = warp_reduce<{OPERATIONS[operation]}>({local});")
+            lines.append(indent + "__syncwarp();")
+        elif isinstance(statement, (Let, Declare, Comment)):
+            lines += printer.statements([statement], depth)
         else:
-            lines += [f"{INDENT}if (thread != 0) return;", *printer.statements(step.alone, 1)]
-        lines += ["}", "", f'extern "C" __global__ void __launch_bounds__({BLOCK}) {step.name}(']
-        lines += [f"    {text}," for text in declared] + ["    int* status) {"]
-        lines += [f"{INDENT}if (*status != 0) return;"]
-        place = "index(blockIdx.x) * index(blockDim.x) + index(threadIdx.x), index(gridDim.x) * index(blockDim.x)"
-        lines += [f"{INDENT}{step.name}_step({place}, {', '.join([*given, 'status'])});", "}", ""]
-        parts.append("\n".join(lines))
-    text = "\n".join(parts)
-    return f"{prelude(text)}\n{text}"
+            lines += [f"{indent}if (lane == 0) {{", *printer.statements([statement], depth + 1), indent + "}"]
+    return lines
+
+
+def _row_registers(loop: Loop, step: Step) -> list[tuple[str, Operation]]:
+    """The accumulators of a row that one of its loops completes."""
+    own = {statement.name for statement in step.body if isinstance(statement, Declare)}
+    found = {item.name: item.operation for item in walk((loop,)) if isinstance(item, Accumulate) and item.name in own}
+    return list(found.items())
+
+
+def _alone(printer: Printer, step: Step) -> list[str]:
+    return [f"{INDENT}if (block != 0 || threadIdx.x != 0) return;", *printer.statements(step.body, 1)]
+
+
+def _product(printer: Printer, step: Step) -> list[str]:
+    (product,) = step.body
+    assert isinstance(product, Product)
+    suffix = SUFFIXES[product.out.buffer.dtype]
+    size = tile(product)
+
+    def matrix(item: Matrix, *strides: Expression) -> str:
+        start = printer.index(item.offset)
+        name = printer.parameters.buffers[item.buffer]
+        return ", ".join([name if start == "0" else f"{name} + {start}", *map(printer.index, strides)])
+
+    arguments = [
+        matrix(product.out, product.out.row),
+        matrix(product.a, product.a.row, product.a.column),
+        matrix(product.b, product.b.row, product.b.column),
+        ", ".join(map(printer.index, (product.rows, product.columns, product.inner))),
+        f"{printer.value(product.alpha)}, {printer.value(product.beta)}",
+    ]
+    lines = [f"matrix_product<{suffix}, {size}>(", "    block, blocks, shared,", *(f"    {a}," for a in arguments[:-1])]
+    return _shifted([*lines, f"    {arguments[-1]});"], 1)
+
+
+#: How each kind of step prints.
+_KINDS: dict[str, Callable[[Printer, Step], list[str]]] = {
+    "alone": _alone,
+    "elements": _elements,
+    "rows": _rows,
+    "product": _product,
+}
+
+
+def step_source(step: Step, parameters: Parameters, title: str) -> str:
+    """A step as a device function over (block, blocks), and as a kernel of its own."""
+    printer = Printer(step, parameters)
+    declared = ["int* status", *parameters.declarations()]
+    accumulators = _declarations(step)
+    known = [statement for statement in step.known if statement not in accumulators]
+    lines = [f"// {line}" for line in title.splitlines()]
+    shared = ["shared"] if step.shared_bytes else []
+    lines += [f"__device__ __forceinline__ void {step.name}_step("]
+    lines += ["    index block, index blocks,", *(["    void* shared,"] if shared else [])]
+    lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
+    lines += [*printer.statements(known, 1), *_KINDS[step.kind](printer, step), "}", ""]
+    # Two blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
+    bounds = f"{BLOCK}, 2" if step.kind == "product" else f"{BLOCK}"
+    lines += [f'extern "C" __global__ void __launch_bounds__({bounds}) {step.name}(']
+    lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
+    lines += [f"{INDENT}if (*status != 0) return;"]
+    lines += [f"{INDENT}DYNAMIC_SHARED(unsigned char, shared);"] if shared else []
+    arguments = ", ".join(["index(blockIdx.x)", "index(gridDim.x)", *shared, "status", *parameters.arguments()])
+    return "\n".join([*lines, f"{INDENT}{step.name}_step({arguments});", "}", ""])
+
+
+def cuda_source(kernels: Sequence[Kernel]) -> str:
+    """The steps of kernels as CUDA C, with all that they call.
+
+    Examples
+    --------
+    >>> from tapegrad.compiler.fuse import schedule
+    >>> from tapegrad.ir.graph import Builder
+    >>> from tapegrad.ir.sizes import symbol
+    >>> b = Builder()
+    >>> x = b.input((symbol("n"),), np.dtype(np.float32), "x")
+    >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x[i]" in line])
+        const f32 x1 = x[i];
+    """
+    steps = [(kernel, step) for kernel in kernels for step in kernel_steps(kernel)]
+    text = "\n".join(step_source(step, step_parameters(step), kernel.title) for kernel, step in steps)
+    return f"{prelude(text)}\n#define BLOCK {BLOCK}\n\n{text}"

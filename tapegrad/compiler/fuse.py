@@ -82,13 +82,15 @@ class Storage:
             self.stores.setdefault(base, []).insert(0 if first else len(self.stores[base]), buffer)
 
 
-def schedule(graph: Graph) -> Schedule:
+def schedule(graph: Graph, panels: bool = True) -> Schedule:
     """The kernels that compute a simplified graph.
 
     Parameters
     ----------
     graph : Graph
         A checked graph.
+    panels : bool
+        Whether rows of a product may be finished while they are in a cache, as suits a CPU.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def schedule(graph: Graph) -> Schedule:
     >>> [kernel.name for kernel in schedule(b.graph([b.emit("exp", x - top)])).kernels]
     ['k0_max_subtract_exp']
     """
-    values, groups = _grouped(unroll_thin_products(graph))
+    values, groups = _grouped(unroll_thin_products(graph), panels)
     drop_recomputed(groups)
     tasks = [Task(position, group) for position, group in enumerate(groups.ordered())]
     task_of = {task.group: task for task in tasks if task.group is not None}
@@ -120,11 +122,12 @@ def schedule(graph: Graph) -> Schedule:
     return _lowered(graph, values, storage, kernels, names)
 
 
-def _grouped(graph: Graph) -> tuple[Values, Groups]:
+def _grouped(graph: Graph, panels: bool) -> tuple[Values, Groups]:
     """The values in groups; an output is written part by part only where one nest computes all its parts."""
     scattered: set[Node] = set()
     while True:
         values = classify(graph, scattered)
+        values.panels = panels
         groups = group_values(values)
         apart = {
             whole

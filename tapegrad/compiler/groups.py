@@ -74,7 +74,7 @@ def new_group(node: Node, values: Values) -> Group:
     """The group of one value."""
     space = core(loop_shape(node))
     product = node if node.primitive == "matmul" else None
-    lone = node.primitive in _LONE or (product is not None and panel_rows(product) is None)
+    lone = node.primitive in _LONE or (product is not None and not (values.panels and panel_rows(product)))
     if node.primitive in ("argmax", "argmin") and is_reduction(node):
         lone = not kept_rows(node)
     kept = (kept_rows(node) or 0) if is_reduction(node) else 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tapegrad.compiler.emit import limits
 from tapegrad.compiler.layout import buffers_of, walk
 from tapegrad.ir.kernel import (
     Accumulate,
@@ -16,6 +17,7 @@ from tapegrad.ir.kernel import (
     Assign,
     Buffer,
     Check,
+    Constant,
     Declare,
     Expression,
     Let,
@@ -64,12 +66,21 @@ def _separates(index: Expression, variables: set[str], loops: set[str]) -> bool:
     return plain and not own.isdisjoint(variables) and own <= loops
 
 
-def shared_by_iterations(loop: Loop, rest: Sequence[Statement]) -> Shared | None:
-    """What iterations of a loop share, where that can be shared between chunks; None where it cannot."""
+def shared_by_iterations(loop: Loop, rest: Sequence[Statement], fixed: Set[str] = frozenset()) -> Shared | None:
+    """What the iterations of a loop share, if they are independent but for that; None where they are not.
+
+    Parameters
+    ----------
+    loop : Loop
+    rest : sequence of Statement
+        What stands beside the loop.
+    fixed : set of str
+        Names that are the same in all iterations: the variables of loops around it, and what is bound there.
+    """
     items = list(walk((loop,)))
     if any(isinstance(item, (Check, Permutation, Phase)) for item in items):
         return None
-    loops = {item.variable for item in items if isinstance(item, Loop)}
+    loops = {item.variable for item in items if isinstance(item, Loop)} | fixed
     bound = {item.name for item in items if isinstance(item, (Let, Declare))}
     # The rows of a panel follow its first row.
     own = {loop.variable}
@@ -110,3 +121,11 @@ def shared_by_iterations(loop: Loop, rest: Sequence[Statement]) -> Shared | None
         return None
     ordered = tuple(buffer for buffer in buffers_of((loop,)) if buffer in private)
     return Shared(tuple(registers.values()), tuple(sums.items()), ordered)
+
+
+def identity(operation: Operation, dtype: np.dtype) -> Constant:
+    """What an accumulator of a part starts from: it changes nothing when it is combined."""
+    least, greatest = limits(dtype)
+    values = {"add": 0, "multiply": 1, "maximum": least, "minimum": greatest}
+    value = values[operation]
+    return Constant(dtype.type(value).item() if operation in ("add", "multiply") else value, dtype)

@@ -29,8 +29,7 @@ from tapegrad.compiler.chunks import (
     extent,
     handed_over,
 )
-from tapegrad.compiler.emit import limits
-from tapegrad.compiler.independence import Shared, shared_by_iterations
+from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
 from tapegrad.compiler.index_maps import size_expression
 from tapegrad.compiler.layout import walk
 from tapegrad.compiler.parallel_products import cut_product, without_panels
@@ -48,7 +47,6 @@ from tapegrad.ir.kernel import (
     Let,
     Load,
     Loop,
-    Operation,
     Phase,
     Private,
     Product,
@@ -147,7 +145,7 @@ def _cut_loop(loop: Loop, rest: Sequence[Statement], cutting: Cutting) -> tuple[
     before: list[Statement] = []
     for name, dtype, operation in shared.registers:
         partial = Buffer(cutting.fresh(f"{name}_of_chunk"), dtype, chunks, "scratch")
-        head.append(Declare(name, _identity(operation, dtype)))
+        head.append(Declare(name, identity(operation, dtype)))
         tail.append(Store(partial, chunk, Variable(name, dtype)))
         index = Variable(cutting.fresh("part"))
         after.append(Loop(index.name, size_expression(chunks), (Accumulate(name, operation, Load(partial, index)),)))
@@ -156,7 +154,7 @@ def _cut_loop(loop: Loop, rest: Sequence[Statement], cutting: Cutting) -> tuple[
         place = Apply("multiply", (chunk, size_expression(buffer.size)), INT64)
         index, part = Variable(cutting.fresh("k")), Variable(cutting.fresh("part"))
         here = Apply("add", (place, index), INT64)
-        fill = Store(partial, here, _identity(operation, buffer.dtype))
+        fill = Store(partial, here, identity(operation, buffer.dtype))
         head.append(Loop(index.name, size_expression(buffer.size), (fill,), "vector"))
         within = _into_partial(within, buffer, partial, place)
         place = Apply("multiply", (part, size_expression(buffer.size)), INT64)
@@ -175,14 +173,6 @@ def _cut_loop(loop: Loop, rest: Sequence[Statement], cutting: Cutting) -> tuple[
         offset = offset + ceiling(buffer.size * buffer.dtype.itemsize, 64) * 64
     phase = Phase(chunk.name, size_expression(chunks), body, tuple(private), size_expression(offset))
     return (*before, phase, *after)
-
-
-def _identity(operation: Operation, dtype: np.dtype) -> Constant:
-    """What an accumulator of a chunk starts from: it changes nothing when it is combined."""
-    least, greatest = limits(dtype)
-    values = {"add": 0, "multiply": 1, "maximum": least, "minimum": greatest}
-    value = values[operation]
-    return Constant(dtype.type(value).item() if operation in ("add", "multiply") else value, dtype)
 
 
 def _ends_at(statement: Statement, whole: Expression, end: Expression) -> Statement:

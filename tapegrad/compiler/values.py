@@ -104,6 +104,8 @@ class Values:
         Values that must lie in a buffer, for a reader that knows nothing but its position in there.
     assembled : dict
         Outputs that are concatenated from parts, with these: they have no code of their own.
+    panels : bool
+        Whether rows of a product may be finished while they are in a cache; else a product stands alone.
     """
 
     graph: Graph
@@ -112,6 +114,7 @@ class Values:
     reads: dict[Node, Reads] = field(default_factory=dict)
     buffered: set[Node] = field(default_factory=set)
     assembled: dict[Node, tuple[Piece, ...]] = field(default_factory=dict)
+    panels: bool = True
 
     def stored(self, node: Node) -> bool:
         """Whether the value lies, or may lie, in a buffer."""

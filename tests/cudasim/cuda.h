@@ -47,7 +47,7 @@ inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 // Every __shared__ variable lies in one section: the scheduler poisons it for each block, and swaps it between the
-// blocks of a cooperative launch.
+// blocks of a cooperative launch. g++ puts those of templates elsewhere, so templates take shared memory as an argument.
 #define __shared__ static __attribute__((section("cuda_shared")))
 #define CUDASIM 1
 #define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(cudasim_dynamic_shared())

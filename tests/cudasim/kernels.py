@@ -6,49 +6,69 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tapegrad.compiler.cuda_source import kernel_parameters, kernel_source, kernel_steps
-from tapegrad.compiler.layout import buffers_of
+from tapegrad.compiler.cuda_source import cuda_source, step_parameters
+from tapegrad.compiler.cuda_steps import BLOCK, kernel_steps
 from tapegrad.ir import sizes
-from tapegrad.ir.kernel import Buffer, Kernel
+from tapegrad.ir.graph import Graph
+from tapegrad.ir.kernel import Buffer, Kernel, Schedule
 
 from .simulator import Order, compile_module
 
-BLOCK = 64
+
+def run_kernels(
+    kernels: Sequence[Kernel],
+    memory: dict[Buffer, np.ndarray],
+    symbols: Mapping[sizes.Symbol, int],
+    *,
+    order: Order = "ascending",
+    checked: bool = True,
+) -> int:
+    """Run kernels on buffers, step after step; buffers that are missing are made; returns the status."""
+    status = np.zeros(1, np.int32)
+    module = compile_module(cuda_source(kernels), checked)
+    for kernel in kernels:
+        for step in kernel_steps(kernel):
+            parameters = step_parameters(step)
+            for buffer in parameters.buffers:
+                if buffer not in memory:
+                    memory[buffer] = _garbage(buffer, symbols)
+            arguments = [
+                status,
+                *(memory[buffer] for buffer in parameters.buffers),
+                *(np.int32(sizes.evaluate(size, symbols)) for size in parameters.sizes),
+            ]
+            grid = (step.blocks(symbols),)
+            module[step.name](grid, (BLOCK,), arguments, shared_bytes=step.shared_bytes, order=order)
+    return int(status[0])
 
 
 def run_kernel(
-    kernel: Kernel, arrays: Sequence[np.ndarray], *, blocks: int = 3, order: Order = "ascending"
+    kernel: Kernel, arrays: Sequence[np.ndarray], *, order: Order = "ascending"
 ) -> tuple[list[np.ndarray], int]:
-    """What a kernel writes, and its status.
-
-    Parameters
-    ----------
-    kernel : Kernel
-    arrays : sequence of ndarray
-        One for each input of the kernel's graph; those that it updates are copied first.
-    blocks : int
-        Of each launch.
-    """
+    """What a kernel writes for the inputs of its graph, and its status."""
     symbols = kernel.graph.bind([array.shape for array in arrays])
     assert symbols is not None
-    memory: dict[Buffer, np.ndarray] = {
-        buffer: np.array(array, dtype=buffer.dtype).reshape(-1)
-        for buffer, array in zip(kernel.reads, arrays, strict=False)
-    }
-    for buffer in buffers_of(kernel.body):
-        memory.setdefault(buffer, _garbage(buffer, symbols))
-    parameters = kernel_parameters(kernel)
-    status = np.zeros(1, np.int32)
-    arguments = [
-        *(memory[buffer] for buffer in parameters.buffers),
-        *(np.int32(sizes.evaluate(size, symbols)) for size in parameters.sizes),
-        status,
-    ]
-    module = compile_module(kernel_source(kernel))
-    for step in kernel_steps(kernel):
-        module[step.name]((blocks,), (BLOCK,), arguments, order=order)
-    shapes = [tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in kernel.graph.outputs]
-    return [memory[b].reshape(shape) for b, shape in zip(kernel.writes, shapes, strict=True)], int(status[0])
+    memory = {b: np.array(a, dtype=b.dtype).reshape(-1) for b, a in zip(kernel.reads, arrays, strict=False)}
+    status = run_kernels([kernel], memory, symbols, order=order)
+    return _shaped(kernel.writes, kernel.graph, memory, symbols), status
+
+
+def run_schedule(
+    schedule: Schedule, arrays: Sequence[np.ndarray], *, order: Order = "ascending", checked: bool = True
+) -> tuple[list[np.ndarray], int]:
+    """The outputs of a whole schedule, and its status."""
+    symbols = schedule.graph.bind([array.shape for array in arrays])
+    assert symbols is not None
+    memory = {b: np.array(a, dtype=b.dtype).reshape(-1) for b, a in zip(schedule.inputs, arrays, strict=True)}
+    status = run_kernels(schedule.kernels, memory, symbols, order=order, checked=checked)
+    return _shaped(schedule.outputs, schedule.graph, memory, symbols), status
+
+
+def _shaped(
+    buffers: Sequence[Buffer], graph: Graph, memory: Mapping[Buffer, np.ndarray], symbols: Mapping[sizes.Symbol, int]
+) -> list[np.ndarray]:
+    shapes = [tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in graph.outputs]
+    return [memory[buffer].reshape(shape) for buffer, shape in zip(buffers, shapes, strict=True)]
 
 
 def _garbage(buffer: Buffer, symbols: Mapping[sizes.Symbol, int]) -> np.ndarray:

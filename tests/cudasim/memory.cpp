@@ -135,11 +135,12 @@ void add(char* begin, uint64_t bytes, int element_bytes, const char* name, bool 
 
 }  // namespace
 
+// Byte by byte: what shared memory holds, its kernel alone knows.
 void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint64_t dynamic_bytes, int resident) {
   shared_begin = regions.size();
   last_region = nullptr;
-  if (variable_bytes) add(variables, variable_bytes, 4, "__shared__ memory", false, nullptr);
-  if (dynamic_bytes) add(dynamic, dynamic_bytes, 4, "dynamic shared memory", false, nullptr);
+  if (variable_bytes) add(variables, variable_bytes, 1, "__shared__ memory", false, nullptr);
+  if (dynamic_bytes) add(dynamic, dynamic_bytes, 1, "dynamic shared memory", false, nullptr);
   kept_elements.assign(resident, {});
   kept_initialised.assign(resident, {});
   for (int slot = 0; slot < resident; ++slot) {

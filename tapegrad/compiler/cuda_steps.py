@@ -1,0 +1,387 @@
+"""The steps of a kernel on a GPU: what its threads do between two meetings of all of them.
+
+A loop at the top of a kernel whose iterations are independent is dealt out: its elements over all threads, or, where
+each iteration has loops of its own, its rows over warps and the loops inside over the lanes of a warp. What iterations
+share becomes one partial result for each block or warp, and a step of its own combines those in order; so the bits of
+a sum depend on sizes alone. Products are dealt out in tiles. Everything else is done by one thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from tapegrad.compiler.chunks import ceiling, extent, least
+from tapegrad.compiler.independence import Shared, shared_by_iterations
+from tapegrad.compiler.index_maps import multiply, size_expression
+from tapegrad.compiler.layout import buffers_of, walk
+from tapegrad.errors import GraphError
+from tapegrad.ir import sizes
+from tapegrad.ir.kernel import (
+    INT64,
+    Accumulate,
+    AccumulateInto,
+    Apply,
+    Assign,
+    Buffer,
+    Comment,
+    Constant,
+    Declare,
+    Expression,
+    Kernel,
+    Let,
+    Load,
+    Loop,
+    Operation,
+    Permutation,
+    Product,
+    Statement,
+    Store,
+    Variable,
+)
+from tapegrad.ir.sizes import Size, Symbol
+
+#: Threads of a block, and lanes of a warp.
+BLOCK, WARP = 256, 32
+#: Terms of a product that pass through shared memory at a time.
+TERMS = 16
+#: Blocks of a launch at most: beyond these, threads take several elements each.
+BLOCKS = 1024
+#: Blocks, and warps, that keep partial results.
+PARTIAL_BLOCKS, PARTIAL_WARPS = 128, 256
+
+Kind = Literal["alone", "elements", "rows", "product"]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What the parts of a step keep of a result that they share: a register's value, or a line of a buffer.
+
+    ``parts`` has one element, or one line, for each part; the step that follows combines them.
+    """
+
+    operation: Operation
+    parts: Buffer
+    register: str | None = None
+    buffer: Buffer | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a kernel.
+
+    Attributes
+    ----------
+    name : str
+        Of its function.
+    kind : {"alone", "elements", "rows", "product"}
+    known : tuple of Statement
+        What every thread computes for itself first.
+    loops : tuple of Loop
+        The loops that are dealt out, outermost first; their bodies but the last are the next loop alone.
+    body : tuple of Statement
+        What one iteration does, or what the one thread does.
+    partials : tuple of Partial
+    private : tuple of (Buffer, Buffer)
+        Scratch of which each part has its own, and what holds that of all parts.
+    parts : Size
+        Into how many parts iterations are dealt out where there are partial results or private scratch: blocks for
+        elements, warps for rows. Sizes decide it, not the launch.
+    """
+
+    name: str
+    kind: Kind
+    known: tuple[Statement, ...]
+    loops: tuple[Loop, ...] = ()
+    body: tuple[Statement, ...] = ()
+    partials: tuple[Partial, ...] = ()
+    private: tuple[tuple[Buffer, Buffer], ...] = ()
+    parts: Size = 0
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the step is dealt out in parts that remember something."""
+        return bool(self.partials or self.private)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory that a block needs."""
+        if self.kind == "product":
+            (product,) = self.body
+            assert isinstance(product, Product)
+            return 2 * TERMS * (tile(product) + 1) * product.out.buffer.dtype.itemsize
+        if self.kind == "elements":
+            return WARP * max((partial.parts.dtype.itemsize for partial in self.partials), default=0)
+        return 0
+
+    def blocks(self, symbols: Mapping[Symbol, int]) -> int:
+        """How many blocks a launch of the step has at these sizes."""
+        per_block = BLOCK // WARP if self.kind == "rows" else 1 if self.in_parts else BLOCK
+        if self.kind == "alone":
+            return 1
+        if self.in_parts:
+            count = sizes.evaluate(self.parts, symbols)
+        elif self.kind == "product":
+            (product,) = self.body
+            assert isinstance(product, Product)
+            extents = (_extent(product.rows), _extent(product.columns))
+            count = per_block * math.prod(-(-sizes.evaluate(extent, symbols) // tile(product)) for extent in extents)
+        else:
+            count = sizes.evaluate(iterations(self.loops), symbols)
+        return min(max(1, -(-count // per_block)), BLOCKS)
+
+
+def tile(product: Product) -> int:
+    """Rows and columns of the tiles that a product is dealt out in: small ones where it has few columns."""
+    columns = product.columns
+    return 32 if isinstance(columns, Constant) and int(columns.value) <= 64 else 64
+
+
+def iterations(loops: Sequence[Loop]) -> Size:
+    """The number of iterations of nested loops."""
+    return sizes.product(tuple(_extent(loop.stop) for loop in loops))
+
+
+def _extent(expression: Expression) -> Size:
+    size = extent(expression)
+    if size is None:
+        raise GraphError(f"the extent of a loop is no size: {expression}")
+    return size
+
+
+class _Kernel:
+    """Splits one kernel into steps."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._taken = {getattr(item, "name", None) or getattr(item, "variable", None) for item in walk(kernel.body)}
+        self._steps: list[Step] = []
+        self._known: list[Statement] = []
+        self._alone: list[Statement] = []
+        self._cells: set[Buffer] = set()
+
+    def steps(self) -> tuple[Step, ...]:
+        body = self._kernel.body
+        registers = _accumulated_by_loops(body)
+        for position, statement in enumerate(body):
+            rest = (*body[:position], *body[position + 1 :])
+            if isinstance(statement, Loop) and self._deal_out(statement, rest):
+                continue
+            if isinstance(statement, Product):
+                self._finish_alone()
+                self._add("product", (), (statement,))
+            elif isinstance(statement, Let) and self._stays_known(statement):
+                self._known.append(statement)
+            elif isinstance(statement, Declare) and statement.name in registers:
+                self._known.append(statement)
+            elif not isinstance(statement, Comment):
+                self._alone.append(statement)
+        self._finish_alone()
+        return tuple(map(self._without_idle_stores, self._steps))
+
+    def _without_idle_stores(self, step: Step) -> Step:
+        """The step without stores of what no later step loads."""
+        idle = self._cells - {
+            buffer for other in self._steps for s in (*other.known, *other.body) for buffer in _loaded(s)
+        }
+        body = tuple(s for s in step.body if not (isinstance(s, Store) and s.buffer in idle))
+        return replace(step, body=body)
+
+    def _stays_known(self, let: Let) -> bool:
+        """Whether every thread may compute a value when it needs it: nothing that it reads is written in the kernel."""
+        return _loaded(let).isdisjoint(_written(self._kernel.body)) and not _uses(let, self._alone)
+
+    def _finish_alone(self) -> None:
+        """A step of the first thread for what has gathered; what later steps need of it goes through memory."""
+        alone, self._alone = self._alone, []
+        if alone:
+            statements, lets = self._handed_on(alone)
+            self._add("alone", (), tuple(statements))
+            self._known += lets
+
+    def _handed_on(self, alone: Sequence[Statement]) -> tuple[list[Statement], list[Statement]]:
+        """The statements with stores of what they bind or accumulate, and loads of that for later steps."""
+        changed = {item.name for item in walk(alone) if isinstance(item, (Accumulate, Assign))}
+        declared = [s for s in self._known if isinstance(s, Declare) and s.name in changed]
+        self._known = [statement for statement in self._known if statement not in declared]
+        bound = [(s.name, s.value.dtype) for s in alone if isinstance(s, Let)]
+        bound += [(s.name, s.initial.dtype) for s in (*declared, *alone) if isinstance(s, Declare)]
+        stores: list[Statement] = []
+        lets: list[Statement] = []
+        for name, dtype in bound:
+            cell = self._buffer(f"{name}_cell", dtype, 1)
+            self._cells.add(cell)
+            stores.append(Store(cell, Constant(0, INT64), Variable(name, dtype)))
+            lets.append(Let(name, Load(cell, Constant(0, INT64))))
+        return [*declared, *alone, *stores], lets
+
+    def _buffer(self, name: str, dtype: np.dtype, size: Size) -> Buffer:
+        return Buffer(self._fresh(name), dtype, size, "scratch")
+
+    def _fresh(self, base: str) -> str:
+        name, number = base, 1
+        while name in self._taken:
+            name, number = f"{base}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def _add(
+        self,
+        kind: Kind,
+        loops: tuple[Loop, ...],
+        body: tuple[Statement, ...],
+        partials: tuple[Partial, ...] = (),
+        private: tuple[tuple[Buffer, Buffer], ...] = (),
+        parts: Size = 0,
+    ) -> None:
+        known = _needed(self._known, (*loops, *body), {partial.register for partial in partials})
+        name = f"{self._kernel.name}_{len(self._steps)}"
+        self._steps.append(Step(name, kind, known, loops, body, partials, private, parts if partials or private else 0))
+
+    # Loops
+
+    def _deal_out(self, loop: Loop, rest: Sequence[Statement]) -> bool:
+        """Add the steps of a loop whose iterations are independent."""
+        shared = shared_by_iterations(loop, rest)
+        is_plain = loop.start == Constant(0, INT64) and loop.step == 1
+        if shared is None or not is_plain or any(isinstance(item, Product) for item in walk((loop,))):
+            return False
+        loops = [loop]
+        while not shared.buffers and not shared.private and (inner := _only_loop(loops)) is not None:
+            loops.append(inner)
+        body = loops[-1].body
+        if any(isinstance(statement, Loop) for statement in body):
+            kind: Kind = "rows" if _by_lanes(loops) else "elements"
+        else:
+            kind = "elements"
+        if kind == "elements" and (shared.buffers or shared.private):
+            return False
+        if any(extent(level.stop) is None for level in loops):
+            return False
+        self._finish_alone()
+        each, most = (BLOCK, PARTIAL_BLOCKS) if kind == "elements" else (1, PARTIAL_WARPS)
+        parts = least(ceiling(iterations(loops), each), most)
+        partials = self._partials(shared, parts)
+        private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in shared.private)
+        self._add(kind, tuple(loops), body, partials, private, parts)
+        for partial in partials:
+            self._combine(partial, parts)
+        return True
+
+    def _partials(self, shared: Shared, count: Size) -> tuple[Partial, ...]:
+        registers = [
+            Partial(operation, self._buffer(f"{name}_parts", dtype, count), register=name)
+            for name, dtype, operation in shared.registers
+        ]
+        buffers = [
+            Partial(operation, self._buffer(f"{buffer.name}_parts", buffer.dtype, count * buffer.size), buffer=buffer)
+            for buffer, operation in shared.buffers
+        ]
+        return (*registers, *buffers)
+
+    def _combine(self, partial: Partial, parts: Size) -> None:
+        """A step that combines partial results in order."""
+        part, count, operation = Variable(self._fresh("part")), size_expression(parts), partial.operation
+        if partial.register is not None:
+            declare = next(s for s in self._known if isinstance(s, Declare) and s.name == partial.register)
+            self._known.remove(declare)
+            total = Variable(partial.register, declare.initial.dtype)
+            add = Accumulate(total.name, operation, Load(partial.parts, part))
+            self._alone += [declare, Loop(part.name, count, (add,))]
+            self._finish_alone()
+            return
+        buffer, place = partial.buffer, Variable(self._fresh("place"))
+        assert buffer is not None
+        line = Apply("add", (multiply(part, size_expression(buffer.size)), place), INT64)
+        inner = Loop(part.name, count, (AccumulateInto(buffer, place, operation, Load(partial.parts, line)),))
+        self._add("elements", (Loop(place.name, size_expression(buffer.size), (inner,)),), (inner,))
+
+
+def kernel_steps(kernel: Kernel) -> tuple[Step, ...]:
+    """The steps of a kernel, in order."""
+    return _Kernel(kernel).steps()
+
+
+def _only_loop(loops: Sequence[Loop]) -> Loop | None:
+    """The loop that is all that the innermost loop does, where its iterations are independent, too."""
+    body = loops[-1].body
+    if len(body) != 1 or not isinstance(body[0], Loop):
+        return None
+    inner = body[0]
+    is_plain = inner.start == Constant(0, INT64) and inner.step == 1
+    if not is_plain or any(isinstance(item, AccumulateInto) for item in walk((inner,))):
+        return None
+    shared = shared_by_iterations(inner, (), {loop.variable for loop in loops})
+    return inner if shared is not None and not shared.private else None
+
+
+def _by_lanes(loops: Sequence[Loop]) -> bool:
+    """Whether the loops of a row may be dealt out over the lanes of a warp."""
+    body = loops[-1].body
+    fixed = {loop.variable for loop in loops} | {item.name for item in body if isinstance(item, (Let, Declare))}
+    for statement in body:
+        if isinstance(statement, Loop):
+            shared = shared_by_iterations(statement, (), fixed)
+            if shared is None or shared.buffers or shared.private:
+                return False
+        elif any(isinstance(item, Loop) for item in walk((statement,))):
+            return False
+    return True
+
+
+def _accumulated_by_loops(body: Sequence[Statement]) -> set[str]:
+    loops = [statement for statement in body if isinstance(statement, Loop)]
+    return {item.name for item in walk(loops) if isinstance(item, (Accumulate, Assign))}
+
+
+def _written(body: Sequence[Statement]) -> set[Buffer]:
+    items = list(walk(body))
+    stored = {item.buffer for item in items if isinstance(item, (Store, AccumulateInto))}
+    return (
+        stored
+        | {item.out.buffer for item in items if isinstance(item, Product)}
+        | {item.out for item in items if isinstance(item, Permutation)}
+    )
+
+
+def _loaded(statement: Statement) -> set[Buffer]:
+    return {item.buffer for item in walk((statement,)) if isinstance(item, Load)}
+
+
+def _names(items: Sequence[object]) -> set[str]:
+    return {part.name for part in walk(tuple(items)) if isinstance(part, (Variable, Accumulate, Assign))}  # type: ignore[arg-type]
+
+
+def _uses(statement: Statement, earlier: Sequence[Statement]) -> bool:
+    """Whether a statement uses a name that earlier ones bind."""
+    bound = {item.name for item in walk(earlier) if isinstance(item, (Let, Declare))}
+    return not bound.isdisjoint(_names((statement,)))
+
+
+def _needed(known: Sequence[Statement], users: Sequence[Statement], own: set[str | None]) -> tuple[Statement, ...]:
+    """The statements that bind what a step uses, and what these use."""
+    used: set[str | None] = {*_names(users), *own}
+    kept: list[Statement] = []
+    for statement in reversed(known):
+        if getattr(statement, "name", None) in used:
+            kept.append(statement)
+            used |= _names((statement,))
+    return tuple(reversed(kept))
+
+
+def step_buffers(step: Step) -> tuple[Buffer, ...]:
+    """The buffers that a step touches, by first use; what its parts have of their own stands for what they share."""
+    found = dict.fromkeys(buffers_of((*step.known, *step.loops, *step.body)))
+    replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
+    own = [partial.parts for partial in step.partials] + [parts for _, parts in step.private]
+    return (*(buffer for buffer in found if buffer not in replaced), *own)
+
+
+def written_buffers(step: Step) -> set[Buffer]:
+    """The buffers that a step writes."""
+    own = {partial.parts for partial in step.partials} | {parts for _, parts in step.private}
+    return _written((*step.loops, *step.body)) | own
