@@ -98,35 +98,38 @@ class Plan:
     known : KnownTape or KnownNumbers
     leaves : tuple of int
         The places of the leaves.
-    updates : tuple of (int, int)
-        For each update the number of its result, and that of the leaf whose storage takes it.
+    cells : tuple of int
+        For each cell of an update the number of the leaf whose storage takes its new value, or -1.
     checks : tuple of (str, int)
         The message of each check, and the place of the entry that it belongs to.
     """
 
     known: KnownTape | KnownNumbers
     leaves: tuple[int, ...]
-    updates: tuple[tuple[int, int], ...]
+    cells: tuple[int, ...]
     checks: tuple[tuple[str, int], ...]
 
 
 def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
     """A plan for a run, the slow way: by walking over what was recorded."""
-    recording = collect(run.roots)
+    roots = run.roots
+    if run.update is not None:
+        roots = [*roots, *tape.parts_of(run.update, run.update.params["template"].outputs)]
+    recording = collect(roots)
     for entry in recording.entries:
         positions.setdefault(entry, len(positions))
     numbers = {leaf: number for number, leaf in enumerate(recording.leaves)}
-    results = {root: number for number, root in enumerate(run.roots)}
-    updates = tuple([(results[part], numbers.get(tensor._entry, -1)) for part, tensor in run.updates])
+    cells = tuple([numbers.get(tensor._entry, -1) for tensor in run.cells])
+    writes = [(number, leaf) for number, leaf in enumerate(cells, len(run.roots)) if leaf >= 0]
     known: KnownTape | KnownNumbers | None = None
     if len(recording.entries) >= config.recorded_numbers and not tape.local.interpreted:
         from tapegrad import scalar_tape
 
-        known = scalar_tape.recognise(recording, run.roots)
+        known = scalar_tape.recognise(recording, roots)
     if known is None:
-        known = _lookup(recording, run.roots, [(result, leaf) for result, leaf in updates if leaf >= 0])
+        known = _lookup(recording, roots, writes)
     checks = [(message, positions[entry]) for entry in recording.entries for message in _checks(entry)]
-    return Plan(known, tuple([positions[leaf] for leaf in recording.leaves]), updates, tuple(checks))
+    return Plan(known, tuple([positions[leaf] for leaf in recording.leaves]), cells, tuple(checks))
 
 
 def _checks(entry: Entry) -> tuple[str, ...]:
@@ -138,8 +141,11 @@ def _checks(entry: Entry) -> tuple[str, ...]:
 
 def realize(run: Run) -> None:
     """Give every root its value; the path on which they were recorded, if any, knows the program."""
-    path, positions = run.path, run.positions
-    wanted = tuple([positions[root] for root in run.roots]) if path is not None else ()
+    path, positions, roots = run.path, run.positions, run.roots
+    wanted: tuple[int, ...] = ()
+    if path is not None:
+        # An update has a place, too, and no handle that would make it a root.
+        wanted = tuple([positions[root] for root in (roots if run.update is None else (*roots, run.update))])
     plan: Plan | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
     if plan is None:
         plan = _plan(run, positions)
@@ -149,13 +155,13 @@ def realize(run: Run) -> None:
     values: list[Any] = [entries[place].value for place in plan.leaves]
     marks = {message: entries[place].mark for message, place in plan.checks}
     del entries
-    cells: dict[int, np.ndarray] = {}
-    if run.updates:
+    storages = []
+    if run.update is not None:
         run.let_go()
-        for (result, leaf), (_, tensor) in zip(plan.updates, run.updates, strict=True):
-            cells[result] = tensor._exclusive_storage()
+        storages = [tensor._exclusive_storage() for tensor in run.cells]
+        for leaf, storage in zip(plan.cells, storages, strict=True):
             if leaf >= 0:
-                values[leaf] = cells[result]
+                values[leaf] = storage
     try:
         results = plan.known.run(values)
     except (BoundsError, ValueCheckError) as error:
@@ -163,14 +169,12 @@ def realize(run: Run) -> None:
         if error.message in marks:
             error.location = resolve_mark(marks[error.message])
         raise
-    for number, (entry, value) in enumerate(zip(run.roots, results, strict=True)):
-        cell = cells.get(number)
-        if cell is not None:
-            if value is not cell:
-                cell[...] = value
-            continue
+    for entry, value in zip(roots, results, strict=False):
         entry.value = value
-    if not run.updates:
+    for storage, value in zip(storages, results[len(roots) :], strict=True):
+        if value is not storage:
+            storage[...] = value
+    if run.update is None:
         run.let_go()
 
 

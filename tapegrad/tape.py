@@ -429,14 +429,19 @@ def _derivative(name: str, inputs: tuple[Entry, ...], params: dict[str, Any], ou
     return append(state, advance(state, (name, *params.values()), inputs, learn), inputs)
 
 
-def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
+def parts_of(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
     """The results of an entry that has several, in the shapes and dtypes of others."""
-    state = local.state
     inputs, mark, passes = (macro,), macro.mark, macro.requires_grad
-    results = [
+    return [
         Entry("project", inputs, {"index": index}, e.shape, e.dtype, None, passes and e.dtype.kind == "f", mark)
         for index, e in enumerate(like)
     ]
+
+
+def project(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
+    """As `parts_of`, and a run gives them their values."""
+    state = local.state
+    results = parts_of(macro, like)
     if state.trace is not None:
         for part in results:
             part.trace = state.trace
@@ -565,10 +570,10 @@ def history(outputs: Sequence[Entry]) -> list[Entry]:
     return list(seen)
 
 
-def run(wanted: Sequence[Entry] = (), updates: Sequence[tuple[Entry, Tensor]] = ()) -> None:
+def run(wanted: Sequence[Entry] = (), update: Entry | None = None, cells: Sequence[Tensor] = ()) -> None:
     """Realize ``wanted`` and every pending entry that a live Tensor holds, as one program; drop the rest.
 
-    ``updates`` are parts of pending entries, and the Tensors whose storage takes their values.
+    ``update`` is a pending entry with several results, which go into the storage of ``cells``.
     """
     state = local.state
     if state.trace is not None:
@@ -586,16 +591,16 @@ def run(wanted: Sequence[Entry] = (), updates: Sequence[tuple[Entry, Tensor]] = 
             roots.append(entry)
     consumed = [entry.inputs[0] for entry in pending if entry.primitive == "gradient" and not entry.params["retain"]]
     pending.clear()
-    cells = [(entry, owner) for entry in roots if entry.owner is not None and (owner := entry.owner()) is not None]
-    if roots:
+    versions = [(entry, owner) for entry in roots if entry.owner is not None and (owner := entry.owner()) is not None]
+    if roots or update is not None:
         try:
-            realize(Run(roots, path, positions, consumed, updates))
+            realize(Run(roots, path, positions, consumed, update, cells))
         except BaseException:
             # Nothing is lost: a cell whose new version could not be computed keeps the one it has.
-            for entry, owner in cells:
+            for entry, owner in versions:
                 owner._revert(entry)
             raise
-    for entry, owner in cells:
+    for entry, owner in versions:
         if owner._entry is entry:
             owner._commit()
 
@@ -621,15 +626,17 @@ class Run:
         The places of entries on the path.
     consumed : list of Entry
         What has no history afterwards.
-    updates : sequence of (Entry, Tensor)
-        Roots whose values go into the storage of a Tensor.
+    update : Entry, optional
+        An entry whose results go into the storage of ``cells``.
+    cells : sequence of Tensor
     """
 
     roots: list[Entry]
     path: Path | None
     positions: dict[Entry, int]
     consumed: list[Entry]
-    updates: Sequence[tuple[Entry, Tensor]]
+    update: Entry | None
+    cells: Sequence[Tensor]
 
     def let_go(self) -> None:
         """Drop the history that nobody needs once the program is known.
@@ -637,6 +644,8 @@ class Run:
         What still holds the value of a cell after this is somebody's, so the cell cannot be overwritten.
         """
         self.positions.clear()
+        if self.update is not None:
+            self.update.inputs = ()
         for entry in self.consumed:
             if entry.value is not None or entry.handles:
                 entry.primitive, entry.inputs, entry.requires_grad = "freed", (), False

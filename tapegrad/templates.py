@@ -209,10 +209,10 @@ def run_update(update: Update, given: Sequence[Tensor]) -> None:
     """Record an update as one entry and run the tape; the new values go where the old ones lie."""
     if any([tensor._entry.value is None for tensor in update.written]):
         tape.run()
-    tape.run(updates=list(zip(_record_update(update, given), update.written, strict=True)))
+    tape.run(update=_record_update(update, given), cells=update.written)
 
 
-def _record_update(update: Update, given: Sequence[Tensor]) -> list[Entry]:
+def _record_update(update: Update, given: Sequence[Tensor]) -> Entry:
     state = local.state
     template = update.template
     tensors = [given[source] if isinstance(source, int) else source for source in update.sources]
@@ -222,9 +222,4 @@ def _record_update(update: Update, given: Sequence[Tensor]) -> list[Entry]:
         mark = None if template.checks else user_mark()
         return Path("update", {"template": template}, (), np.dtype(np.float32), False, mark)
 
-    with tape.grad_mode(False):
-        path = tape.advance(state, ("update", template), inputs, learn)
-        parts = tape.project(tape.append(state, path, inputs), template.outputs)
-    for part in parts:
-        part.handles = 1
-    return parts
+    return tape.append(state, tape.advance(state, ("update", template), inputs, learn), inputs)
