@@ -22,7 +22,7 @@ from numba import njit
 
 from tapegrad.kernels.cpu.llvm import object_code
 from tapegrad.kernels.cpu.lowering import Unsupported
-from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module
+from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module, llvm_code
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
 from tapegrad.kernels.cpu.objects import ObjectCode, load
 
@@ -159,3 +159,22 @@ def test_functions_that_are_compiled_together_share_one_object(second: str) -> N
         address = load(code)
         ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)(words_of(arrays[0].size, *arrays).ctypes.data)
         assert arrays[3][0] == number
+
+
+def test_a_row_of_a_few_dozen_elements_is_vectorised_and_stays_a_loop() -> None:
+    lines = ["for i in range(n):", "    for j in range(32):", "        y[i * 32 + j] = y[i * 32 + j] + x[j]"]
+    code = llvm_code(program_of(*lines), BLOCK_PROGRAM)
+    assert "x float>" in code and "shufflevector" not in code
+    assert code.count(" fadd ") <= 8
+
+
+def test_a_row_of_a_few_elements_is_unrolled() -> None:
+    lines = [
+        "for i in range(n):",
+        "    t = f32(0)",
+        "    for j in range(3):",
+        "        t = t + x[i * 3 + j]",
+        "    y[i] = t",
+    ]
+    code = llvm_code(program_of(*lines), BLOCK_PROGRAM)
+    assert "llvm.loop.unroll.disable" in code and code.count("fadd") >= 2
