@@ -263,6 +263,22 @@ def _sum_of_negative(node: Node) -> Node | None:
     return -node.builder.emit("sum", source.inputs[0], axes=node.params["axes"])
 
 
+def _sum_of_products(uses: Counter[Node], node: Node) -> Node | None:
+    """The sum of a batch of products ``a.T @ b``, as weights' gradients are, is one product over all their rows."""
+    (source,) = node.inputs
+    if source.primitive != "matmul" or uses[source] > 1 or node.dtype != source.dtype or node.dtype.kind != "f":
+        return None
+    batch, flags = source.shape[:-2], source.params
+    several = tuple(axis for axis, size in enumerate(batch) if not sizes.is_one(size))
+    if node.params["axes"] != several or not flags["transpose_a"] or flags["transpose_b"]:
+        return None
+    if any(operand.shape[:-2] != batch for operand in source.inputs):
+        return None
+    rows = sizes.product((*batch, source.inputs[0].shape[-2]))
+    a, b = (node.builder.emit("reshape", x, shape=(rows, x.shape[-1])) for x in source.inputs)
+    return node.builder.emit("reshape", node.builder.emit("matmul", a, b, **flags), shape=node.shape)
+
+
 def _extreme_of_broadcast(node: Node) -> Node | None:
     """The maximum of equal numbers is one of them."""
     (source,) = node.inputs
@@ -273,12 +289,13 @@ def _extreme_of_broadcast(node: Node) -> Node | None:
 
 
 def simplify_reductions(graph: Graph) -> Graph:
-    """Reduce once, over axes that are longer than one, and no equal addends."""
+    """Reduce once, over axes that are longer than one, no equal addends, and no products one by one."""
+    uses: Counter[Node] = Counter()
     common: tuple[Rule, ...] = (_reduce_nothing, _reduce_again, _reduce_reshaped)
     rules: Rules = {
-        "sum": (*common, _sum_of_broadcast, _sum_of_negative),
+        "sum": (*common, _sum_of_broadcast, _sum_of_negative, partial(_sum_of_products, uses)),
         "prod": common,
         "max": (*common, _extreme_of_broadcast),
         "min": (*common, _extreme_of_broadcast),
     }
-    return rewrite(graph, rules)
+    return rewrite(graph, rules, uses)

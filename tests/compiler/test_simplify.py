@@ -249,6 +249,24 @@ def test_a_product_with_other_readers_is_not_computed_twice() -> None:
     assert_stays(both, (2, 3), (3, 4))
 
 
+def test_the_sum_of_a_batch_of_products_is_one_product() -> None:
+    """As in the gradient of weights that a batch of matrices is multiplied by."""
+    n = symbol("n")
+    for batch, axes in (((n,), (0,)), ((n, 5), (0, 1)), ((1, n), (0, 1))):
+        rows = 4 * n * (5 if 5 in batch else 1)
+        leading = (1,) * len(batch)
+        assert_becomes(
+            lambda x, y, axes=axes: total(matmul(x, y, transpose_a=True), *axes),  # type: ignore[misc]
+            lambda x, y, rows=rows, leading=leading: reshape(  # type: ignore[misc]
+                matmul(reshape(x, rows, 3), reshape(y, rows, 2), transpose_a=True), *leading, 3, 2
+            ),
+            (*batch, 4, 3),
+            (*batch, 4, 2),
+        )
+    assert_stays(lambda x, y: total(matmul(x, y), 0), (n, 3, 4), (n, 4, 2))
+    assert_stays(lambda x, y: total(matmul(x, y, transpose_a=True), 1), (n, 4, 3), (n, 4, 2))
+
+
 def test_reductions() -> None:
     n = symbol("n")
     assert_becomes(lambda x: total(x, 0), lambda x: x, (1, 3))
