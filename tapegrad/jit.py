@@ -13,24 +13,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from tapegrad import pytree, sequences, tape
-from tapegrad.captures import GradientSlot
 from tapegrad.errors import OptionError
-from tapegrad.guards import Guard, Structure, collect_guards, compile_check
+from tapegrad.guards import collect_guards
 from tapegrad.ir.graph import Graph
-from tapegrad.quick_calls import MISSED, QuickCall, is_possible, table_of
-from tapegrad.recording import wrap
+from tapegrad.quick_calls import MISSED, QuickCall
 from tapegrad.runtime.counters import counters
-from tapegrad.tensor import CONSUMED, Tensor
-from tapegrad.tracing import Argument, Traced, argument_paths, describe
+from tapegrad.specialization import Specialization
+from tapegrad.tensor import Tensor
+from tapegrad.tracing import Argument, argument_paths, describe
 from tapegrad.tracing import trace as _trace
 
 if TYPE_CHECKING:
     from tapegrad.background import Compilation
     from tapegrad.compiler.program import Program
     from tapegrad.explanation import Explanation
-
-    #: Told of a program when it is there.
-    Ready = Callable[[Program], None]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,172 +66,6 @@ class Stats:
     kernels: int
 
 
-class Specialization:
-    """A traced function with its program and everything one call needs."""
-
-    def __init__(
-        self, traced: Traced, guards: list[Guard], structure: Structure, made: Program | Compilation, ready: Ready
-    ) -> None:
-        self.traced = traced
-        self.guards = guards
-        self.structure = structure
-        self.dynamic = [
-            (number, argument) for number, argument in enumerate(traced.arguments) if argument.kind != "static"
-        ]
-        written = {place: tensor for tensor, place in traced.written}
-        self.readers: list[Callable[[], np.ndarray]] = [
-            written[place]._exclusive_storage if place in written else source.read
-            for place, source in enumerate(traced.captured)
-        ]
-        self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
-        #: Whether the function returns one Tensor.
-        self.plain = traced.structure is None and not isinstance(traced.returned[0], tuple)
-        self.finish = _finisher(traced, self.returns, self.plain)
-        self.check = compile_check(guards, structure)
-        self.quick: QuickCall | None = None
-        self._ready = ready
-        self._program: Program | None = None
-        self._compilation: Compilation | None = None
-        self._quick_possible = False
-        self._retired_calls = 0
-        self._last_shapes: Any = None
-        self._last_like: Any = None
-        from tapegrad.background import Compilation
-
-        if isinstance(made, Compilation):
-            self._compilation = made
-        else:
-            self._take(made)
-
-    @property
-    def program(self) -> Program:
-        """The program; where it is still being compiled, this waits."""
-        if self._program is None:
-            assert self._compilation is not None
-            self._take(self._compilation.wait())
-        assert self._program is not None
-        return self._program
-
-    def _take(self, program: Program) -> None:
-        self._program, self._compilation = program, None
-        self._quick_possible = is_possible(program, self.traced)
-        self._ready(program)
-
-    @property
-    def kernel_count(self) -> int:
-        """The kernels of a call; none while it is interpreted."""
-        return self._program.kernel_count if self._program is not None else 0
-
-    def mismatch(self, shapes: Sequence[tuple[int, ...]]) -> str | None:
-        """Why this specialization does not serve a call, or None where it does."""
-        if shapes != self._last_shapes:
-            if self.traced.graph.bind([*shapes, *self._captured_shapes()]) is None:
-                return self._explain_shapes(shapes)
-            self._last_shapes = shapes
-        return self.unchanged()
-
-    def unchanged(self) -> str | None:
-        """What changed outside the arguments since the trace, or None."""
-        for guard in self.guards:
-            if not guard.holds():
-                return guard.explain()
-        if not self.structure.holds():
-            return self.structure.explain()
-        for tensor, had in self.traced.expected:
-            if (tensor._grad is not None) != had:
-                return f"the grad of {tensor.name or 'a parameter'} was {'there' if had else 'None'} at the trace"
-        return None
-
-    def _captured_shapes(self) -> list[tuple[int, ...]]:
-        count = len(self.dynamic)
-        return [tuple(int(size) for size in node.shape) for node in self.traced.graph.inputs[count:]]  # type: ignore[arg-type]
-
-    def _explain_shapes(self, shapes: Sequence[tuple[int, ...]]) -> str:
-        pinned = {str(pin.value): pin.reason for pin in self.traced.pins}
-        for (_, argument), node, shape in zip(self.dynamic, self.traced.graph.inputs, shapes, strict=False):
-            for axis, (size, actual) in enumerate(zip(node.shape, shape, strict=False)):
-                if isinstance(size, int) and size != actual:
-                    reason = pinned.get(str(size))
-                    why = f" because {reason}" if reason else ""
-                    return f"axis {axis} of {argument.path} is {actual}, and was made static at {size}{why}"
-        return "the shapes of the arguments fit together in another way"
-
-    def inputs(self, arguments: Sequence[Any]) -> list[np.ndarray]:
-        """The arrays of a call: arguments, then captured values; cells that are written give their storage."""
-        given = [_array(arguments[number], argument) for number, argument in self.dynamic]
-        return given + [read() for read in self.readers]
-
-    def run(self, leaves: Sequence[Any], flat: bool) -> Any:
-        """What the function gives; a second call with arguments like these (``flat``: not nested) gets a short way."""
-        compilation = self._compilation
-        if compilation is not None:
-            finished = compilation.finished()
-            if finished is None:
-                return self.finish(compilation.interpret(self.inputs(leaves)))
-            self._take(finished)
-        program, quick = self.program, self.quick
-        like = [_likeness(leaf) for leaf in leaves] if flat and self._quick_possible else None
-        again = like is not None and like == self._last_like
-        self._last_like = like
-        frame = None
-        if quick is not None and (not again or quick.stale):
-            frame = quick.retire()
-            if frame is not None:
-                self.quick = None
-                self._retired_calls += quick.calls
-        if frame is None:
-            frame = program.take_frame()
-        outputs = program.run_in(frame, self.inputs(leaves))
-        result = self.finish(outputs)
-        if again and self.quick is None:
-            table = table_of(self, frame, leaves)
-            if table is not None:
-                self.quick = QuickCall(self, frame, table)
-                return result
-        program.give_frame(frame)
-        return result
-
-    @property
-    def quick_calls(self) -> int:
-        """Calls that went the short way."""
-        return self._retired_calls + (self.quick.calls if self.quick is not None else 0)
-
-    @property
-    def carries_gradients(self) -> bool:
-        """Whether a call reads gradients that the one before left, or the next one would."""
-        kept = set(map(id, self.traced.kept))
-        return any(isinstance(source, GradientSlot) for source in self.traced.captured) or any(
-            id(tensor) in kept for tensor, _ in self.traced.expected
-        )
-
-
-def _finisher(traced: Traced, returns: int, plain: bool) -> Callable[..., Any]:
-    """What sets gradients, unless they are ``settled`` already, and gives the result as the function would."""
-    first_kept = returns + len(traced.written)
-
-    def finish(outputs: Sequence[np.ndarray], settled: bool = False) -> Any:
-        if not settled:
-            for tensor, array in zip(traced.kept, outputs[first_kept:], strict=True):
-                tensor._grad = wrap(tape.leaf(array))
-            for tensor in traced.consumed:
-                tensor._grad = CONSUMED
-            for tensor in traced.cleared:
-                tensor._grad = None
-        if plain:
-            return wrap(tape.leaf(outputs[0]))
-        leaves = [leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
-        return pytree.unflatten(traced.structure, leaves)
-
-    return finish
-
-
-def _likeness(value: Any) -> Any:
-    """Equal for two arguments that may take the same short way."""
-    if isinstance(value, Tensor):
-        return value._entry.shape, value._entry.dtype
-    return (value.shape, value.dtype) if isinstance(value, np.ndarray) else type(value)
-
-
 def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[Any, ...]]:
     """The shapes of the arguments that are not static."""
     return [
@@ -247,13 +77,6 @@ def _shapes(leaves: Sequence[Any], arguments: Sequence[Argument]) -> list[tuple[
 
 def _requires_grad(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-def _array(value: Any, argument: Argument) -> np.ndarray:
-    if isinstance(value, Tensor):
-        # The program may overwrite a cell while it still reads the argument.
-        return value._value() if value._storage is None else value._value().copy()
-    return np.asarray(value, dtype=argument.dtype)
 
 
 class Jitted:
@@ -313,8 +136,6 @@ class Jitted:
         leaves, specialization = found
         result = specialization.run(leaves, not kwargs and len(leaves) == len(args))
         self._quick = specialization.quick
-        self._counts["calls"] += 1
-        self._counts["kernels"] += specialization.kernel_count
         return result
 
     def scan(self, *args: Any) -> Any:
@@ -551,14 +372,11 @@ class Jitted:
 
     def stats(self) -> Stats:
         """Counts of traces, compiles, cache hits, calls and kernels."""
-        quick = [
-            (found.quick_calls, found.kernel_count)
-            for specializations in self._specializations.values()
-            for found in specializations
-        ]
         counts = dict(self._counts)
-        counts["calls"] += sum(calls for calls, _ in quick)
-        counts["kernels"] += sum(calls * kernels for calls, kernels in quick)
+        for specializations in self._specializations.values():
+            for specialization in specializations:
+                for name, amount in specialization.counts().items():
+                    counts[name] += amount
         return Stats(**counts)
 
     @property

@@ -30,7 +30,7 @@ from tapegrad.tensor import CONSUMED, Tensor
 if TYPE_CHECKING:
     from tapegrad.compiler.frame import Frame
     from tapegrad.compiler.program import Program
-    from tapegrad.jit import Specialization
+    from tapegrad.specialization import Specialization
     from tapegrad.tracing import Traced
 
 #: What a short call gives where it was not possible.

@@ -14,7 +14,8 @@ from tapegrad.recording import as_tensor, wrap
 from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tapegrad.jit import Jitted, Specialization
+    from tapegrad.jit import Jitted
+    from tapegrad.specialization import Specialization
 
 #: Row numbers that are drawn for one native call: whole epochs of small data sets run together.
 ROWS_DRAWN = 1 << 18

@@ -16,6 +16,7 @@ from tapegrad.errors import BoundsError
 from tapegrad.jit import Jitted
 from tapegrad.models import SGD, Linear, mse_loss
 from tapegrad.runtime.counters import counters
+from tapegrad.specialization import SHORT_WAYS
 from tests.kernels.support import compiled_only
 
 pytestmark = compiled_only
@@ -56,7 +57,7 @@ class Training:
     def call(self, times: int = 1) -> float:
         for _ in range(times):
             if not self.short and self.jitted._latest is not None:
-                self.jitted._latest._last_like = None
+                self.jitted._latest._seen.clear()
             loss = self.jitted(self.x, self.y)
         return loss.item()
 
@@ -139,6 +140,22 @@ def test_what_changes_is_noticed(change: Callable[[Training], None]) -> None:
     assert short_calls(quick.jitted) >= 2 and short_calls(long.jitted) == 0
     for mine, other in zip(quick.model.parameters(), long.model.parameters(), strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
+
+
+def test_arguments_of_several_shapes_have_a_short_way_each() -> None:
+    double = tg.jit(lambda x: 2 * x)
+    for _ in range(5):
+        for size in (1, 2, 3):
+            assert double(ones(size)).tolist() == [2.0] * size
+    assert short_calls(double) == 3 * 3
+    for size in range(1, 20):
+        assert double(ones(size)).tolist() == [2.0] * size
+    assert len(double._latest._quick_calls) == 3  # type: ignore[union-attr]
+    for size in (4, 5, 6, 7):
+        for _ in range(4):
+            assert double(ones(size)).tolist() == [2.0] * size
+    assert len(double._latest._quick_calls) == SHORT_WAYS  # type: ignore[union-attr]
+    assert double.stats().calls == 15 + 19 + 16
 
 
 def test_a_rate_that_changes_in_each_step_keeps_the_short_way() -> None:
