@@ -17,6 +17,7 @@ import numpy as np
 from tapegrad import config, paths, tape
 from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
 from tapegrad.expansion import Recording, Template, collect, expand, structure_key
+from tapegrad.histories import parts_of
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import Interpreted, prepare
@@ -114,7 +115,7 @@ def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
     """A plan for a run, the slow way: by walking over what was recorded."""
     roots = run.roots
     if run.update is not None:
-        roots = [*roots, *tape.parts_of(run.update, run.update.params["template"].outputs)]
+        roots = [*roots, *parts_of(run.update, run.update.params["template"].outputs)]
     recording = collect(roots)
     for entry in recording.entries:
         positions.setdefault(entry, len(positions))

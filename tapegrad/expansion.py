@@ -13,10 +13,11 @@ from typing import Any
 from tapegrad import derivatives
 from tapegrad.composed import COMPOSED
 from tapegrad.errors import GradientError, TracingError, resolve_mark
+from tapegrad.histories import history
 from tapegrad.ir.graph import Builder, Node
 from tapegrad.ir.sizes import Bindings, SizeExpr
 from tapegrad.paths import params_key
-from tapegrad.tape import DROPPED, GONE, Entry, history
+from tapegrad.tape import DROPPED, GONE, Entry
 
 
 @dataclass(frozen=True)

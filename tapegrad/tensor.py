@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tapegrad import recording, tape
+from tapegrad import histories, recording, tape
 from tapegrad.captures import CapturedArray, GradientSlot
 from tapegrad.dims import from_size
 from tapegrad.errors import (
@@ -525,10 +525,10 @@ class Tensor(Operators, TensorMethods):
             if given.dtype != self.dtype:
                 given = given.astype(self.dtype)
             cotangent = record("broadcast_to", (given,), shape=entry.shape)._entry
-        tape.adopt(entry)
-        found = tape.owned(entry)
+        histories.adopt(entry)
+        found = histories.owned(entry)
         with tape.grad_mode(False):
-            parts = tape.gradient(entry, cotangent, [node for node, _ in found], retain=retain_graph)
+            parts = histories.gradient(entry, cotangent, [node for node, _ in found], retain=retain_graph)
             tracing = tape.local.state.trace is not None
             for part, (_, owner) in zip(parts, found, strict=True):
                 new = wrap(part)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import pytree, tape
+from tapegrad import histories, pytree, tape
 from tapegrad.errors import AxisError, GradientError, ShapeError
 from tapegrad.ir import sizes
 from tapegrad.primitives import shape_text
@@ -58,7 +58,7 @@ def _entries(tensors: Sequence[Tensor]) -> list[Entry]:
 def _needs_gradient(entries: Sequence[Entry], variables: Sequence[Entry]) -> bool:
     """Whether entries depend on something that requires a gradient, beside the variables themselves."""
     own = set(variables)
-    for entry in tape.history(entries):
+    for entry in histories.history(entries):
         if entry not in own and True not in [source.requires_grad for source in entry.inputs]:
             return True
     return False
@@ -136,7 +136,7 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> C
             output = _scalar(f(*arguments, **kwargs))
             entries = _entries(variables)
             one_cotangent = record_full(output._entry.shape, 1, output.dtype)
-            parts = tape.gradient(output._entry, one_cotangent._entry, entries, retain=True)
+            parts = histories.gradient(output._entry, one_cotangent._entry, entries, retain=True)
             found = iter(_results(parts, entries, enabled))
             gradients = tuple(
                 pytree.unflatten(structure, [next(found) for _ in range(count)]) for structure, count in nests
@@ -260,7 +260,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
         with tape.grad_mode(True):
             seeds = _matching(cotangent, structure, outputs, "vjp", "cotangent")
             columns = [
-                tape.gradient(output._entry, seed._entry, entries, retain=True)
+                histories.gradient(output._entry, seed._entry, entries, retain=True)
                 for output, seed in zip(outputs, seeds, strict=True)
                 if output.dtype.kind == "f"
             ]
@@ -323,7 +323,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
         results, structure = pytree.flatten(f(*given))
         outputs = [as_tensor(result) for result in results]
         entries = _entries(variables)
-        parts = tape.tangent(_entries(outputs), entries, _entries(directions))
+        parts = histories.tangent(_entries(outputs), entries, _entries(directions))
         pushed = _results(parts, entries, enabled)
         values = [_value(output, entries, enabled) for output in outputs]
         return pytree.unflatten(structure, values), pytree.unflatten(structure, pushed)
