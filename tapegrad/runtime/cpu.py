@@ -246,6 +246,7 @@ def _make_ready(functions: Sequence[str]) -> None:
     with suppress(Exception):
         for function in functions:
             _library_code(function)
+        _quick_call()
 
 
 def _make_library_code(function: str) -> NativeCode:
@@ -279,8 +280,14 @@ class _MethodDefinition(ctypes.Structure):
 _METH_FASTCALL = 0x80
 
 
-@cache
 def _quick_call() -> _MethodDefinition:
+    """What `_make_quick_call` gives; one thread makes it, for Python functions keep its address."""
+    with _library_lock:
+        return _make_quick_call()
+
+
+@cache
+def _make_quick_call() -> _MethodDefinition:
     """The definition of `quick_call` as a Python function; its machine code is loaded, or compiled and stored."""
     from tapegrad.kernels.cpu import objects
     from tapegrad.kernels.cpu.quick_call import compile_quick_call
@@ -369,7 +376,7 @@ class CPU:
         """Begin to make library functions ready on another thread; one that fails is tried again when it is called."""
         wanted = [*functions, *(["wait_for_phases"] if "run_phase" in functions else [])]
         missing = [function for function in wanted if function not in _library]
-        if missing:
+        if missing or not _make_quick_call.cache_info().currsize:
             import tapegrad.kernels.cpu.library  # noqa: F401 - two threads that import one module may wait for each other
 
             threading.Thread(target=_make_ready, args=(missing,), name="tapegrad library").start()
