@@ -10,7 +10,7 @@ name                      meaning                                             de
 ``pending_nodes``         entries after which a tape runs by itself           10,000
 ``recorded_numbers``      entries of a tape of numbers that goes to the       256
                           scalar-tape machine
-``traced_numbers``        the same for a function under ``@jit``              1,000
+``traced_numbers``        the same for a function under ``@jit``              500
 ``default_dtype``         dtype of Python floats                              float32
 ========================  ==================================================  =====================
 """
@@ -42,7 +42,7 @@ pending_nodes: int = 10_000
 recorded_numbers: int = 256
 
 #: Entries of a traced function of numbers from which on LLVM takes longer than anybody waits; what it makes is faster.
-traced_numbers: int = 1_000
+traced_numbers: int = 500
 
 _scope = threading.local()
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tapegrad import derivatives
 from tapegrad.composed import COMPOSED
 from tapegrad.errors import GradientError, TracingError, resolve_mark
 from tapegrad.histories import history
@@ -231,6 +230,8 @@ def _expand_template(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]
 
 def _expand_macro(entry: Entry, builder: Builder, nodes: Mapping[Entry, Node]) -> list[Node]:
     """The results of a derivative entry; what is not connected is zero."""
+    from tapegrad import derivatives
+
     inputs = [nodes[source] for source in entry.inputs]
     outputs = [nodes[source] for source in _outputs(entry)]
     variables = [nodes[source] for source in _variables(entry)]

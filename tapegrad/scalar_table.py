@@ -37,7 +37,7 @@ from tapegrad.scalar_machine import (
 from tapegrad.tape import Entry
 
 #: Elements of a result above which it is no short array.
-MOST_ELEMENTS = 64
+MOST_ELEMENTS = 16
 #: Elements of one input above which it is no short array.
 MOST_GIVEN = 1 << 16
 
