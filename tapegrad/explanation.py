@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tapegrad import roofline
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Buffer, Kernel
 from tapegrad.ir.kernel_printer import print_kernel
+from tapegrad.timing import kernel_seconds
 
 if TYPE_CHECKING:
     from tapegrad.compiler.program import Program
@@ -68,6 +70,8 @@ class Explanation:
         Size of the arena at the sizes of the call.
     native_calls : int
         Native calls that one call of the function makes.
+    seconds, roofline_shares : tuple of float
+        The time of each kernel, and what share of it the machine needs at least; measured when they are asked for.
     retraces : tuple of str
         Why the function was traced again.
     inputs : tuple of ndarray
@@ -103,6 +107,24 @@ class Explanation:
             for kernel in self.program.schedule.kernels
         )
 
+    @cached_property
+    def seconds(self) -> tuple[float, ...]:
+        """The time of one run of each kernel at the sizes of the call, measured when it is asked for."""
+        return kernel_seconds(self.program.schedule, self.inputs, self._sizes)
+
+    @cached_property
+    def roofline_shares(self) -> tuple[float, ...]:
+        """How much of each kernel's time this machine needs at least, for its bytes from memory or for its operations.
+
+        More than 1 where the bytes lie in a cache.
+        """
+        limits = roofline.measure()
+        dtypes = [_widest(kernel.kernel) for kernel in self.kernels]
+        return tuple(
+            limits.seconds(kernel.bytes, kernel.flops, dtype) / seconds
+            for kernel, dtype, seconds in zip(self.kernels, dtypes, self.seconds, strict=True)
+        )
+
     @property
     def source(self) -> str:
         """The generated program."""
@@ -135,7 +157,7 @@ class Explanation:
             ("graph, derivatives expanded", self.graph),
             ("graph, simplified", self.simplified),
             ("checks, before any write", "\n".join(checks) or "none"),
-            ("kernels", _kernel_table(self.kernels, total, self.native_calls)),
+            ("kernels", self._kernel_table(total)),
             ("kernel trees", "\n\n".join(f"{kernel.name}  {kernel.title}\n{kernel.tree}" for kernel in self.kernels)),
             ("memory", self.memory),
             ("program", self.source),
@@ -143,6 +165,22 @@ class Explanation:
         if self.retraces:
             parts.insert(1, ("traced again", "\n".join(f"  {reason}" for reason in self.retraces)))
         return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts) + "\n"
+
+    def _kernel_table(self, total: tuple[int, int]) -> str:
+        """A row a kernel: what it counts, what it takes, and what share of that the machine needs at least."""
+        width = max((len(kernel.name) for kernel in self.kernels), default=4)
+        lines = [f"{'kernel':<{width}}  {'flops':>12}  {'bytes':>12}  {'us':>9}  {'roofline':>8}  what it does"]
+        rows = zip(self.kernels, self.seconds, self.roofline_shares, strict=True)
+        lines += [
+            f"{kernel.name:<{width}}  {kernel.flops:>12,}  {kernel.bytes:>12,}  {1e6 * seconds:>9,.2f}  {share:>8.0%}  "
+            f"{kernel.title}"
+            for kernel, seconds, share in rows
+        ]
+        lines.append(
+            f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {1e6 * sum(self.seconds):>9,.2f}  {'':>8}  "
+            f"{len(self.kernels)} kernels in {self.native_calls} native call"
+        )
+        return "\n".join(lines)
 
 
 def _tape_line(traced: Traced) -> str:
@@ -154,11 +192,9 @@ def _tape_line(traced: Traced) -> str:
     )
 
 
-def _kernel_table(kernels: Sequence[ExplainedKernel], total: tuple[int, int], native_calls: int) -> str:
-    width = max((len(kernel.name) for kernel in kernels), default=4)
-    lines = [f"{'kernel':<{width}}  {'flops':>12}  {'bytes':>12}  what it does"]
-    lines += [f"{kernel.name:<{width}}  {kernel.flops:>12,}  {kernel.bytes:>12,}  {kernel.title}" for kernel in kernels]
-    lines.append(
-        f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {len(kernels)} kernels in {native_calls} native call"
-    )
-    return "\n".join(lines)
+def _widest(kernel: Kernel) -> np.dtype:
+    """The floating dtype that a kernel computes in."""
+    floats = [
+        buffer.dtype for buffer in (*kernel.reads, *kernel.writes) if buffer.dtype.kind == "f" and buffer.size != 1
+    ]
+    return max(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float32))
