@@ -218,7 +218,7 @@ def nanoseconds(typing_context: Any, function: Any, clock: Any) -> Any:
 
 
 def _python_call_phase(entry: int, function: int, block: Any, chunks: int, scratch_bytes: int) -> None:
-    run = PYTHON_PHASE(function)
+    run = PYTHON_PHASE(int(function))
     for chunk in range(int(chunks)):
         run(int(block), chunk, 0)
 

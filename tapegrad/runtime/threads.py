@@ -120,8 +120,11 @@ def _adjust() -> None:
     for number in range(len(_state.workers), wanted):
         arguments = (_state.address, pool(), number)
         worker = threading.Thread(target=_work, args=arguments, name=f"tapegrad-{number + 1}", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError:  # the system has no thread left, or the interpreter ends: those that are there must do
+            break
         _state.workers.append(worker)
-        worker.start()
     _words(pool())[pool_words.HELPERS] = min(wanted, len(_state.workers))
     _wake()
 

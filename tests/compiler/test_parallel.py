@@ -13,6 +13,7 @@ from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph, Node
 from tapegrad.ir.kernel import Loop, Phase, Schedule
 from tapegrad.ir.sizes import Shape, symbol
+from tapegrad.models import MLP, SGD, cross_entropy
 from tapegrad.primitives import FLOAT32, FLOAT64, INT64
 from tapegrad.runtime.interpreter import interpret
 from tests.compiler.evaluate_kernel import Left, run_schedule
@@ -156,3 +157,32 @@ def test_rows_that_meet_where_their_indices_say_are_left_alone() -> None:
 def test_what_never_takes_long_is_left_alone() -> None:
     assert not phases(parallel(schedule(one_input((50, 20), ("exp", {})))))
     assert len(phases(parallel(schedule(one_input((N, 20), ("exp", {})))))) == 1
+
+
+def test_a_training_step_has_a_phase_for_each_large_part_and_the_bits_of_one_thread() -> None:
+    def train(threads: int) -> tuple[int, list[bytes]]:
+        tg.manual_seed(0)
+        model = MLP(300, [70], 10, activation="relu")
+        optimizer = SGD(model.parameters(), lr=0.1)
+
+        @tg.jit
+        def step(x: tg.Tensor, y: tg.Tensor) -> tg.Tensor:
+            loss = cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        generator = np.random.default_rng(0)
+        x, y = generator.random((256, 300), dtype=np.float32), generator.integers(0, 10, 256)
+        with tg.num_threads(threads):
+            for _ in range(3):
+                step(x, y)
+            bits = [parameter.numpy().tobytes() for parameter in model.parameters()]
+        (specializations,) = step._specializations.values()
+        return len(specializations[0].program.layout.phases), bits
+
+    (count, bits), *others = map(train, (1, 2, 3))
+    # Two products and their epilogues, ReLU's gradient with the column sums, two weight updates.
+    assert 4 <= count <= 7
+    assert others == [(count, bits)] * 2
