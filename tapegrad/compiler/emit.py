@@ -515,13 +515,17 @@ def initial(primitive: str, dtype: np.dtype) -> Constant:
     return Constant(start if primitive not in ("sum", "prod") else dtype.type(start).item(), dtype)
 
 
+def is_better(primitive: str, best: Expression, value: Expression) -> Expression:
+    """Whether argmax or argmin takes a value rather than the best so far: NumPy's rule, by which the first NaN wins."""
+    pair = (value, best) if primitive == "argmax" else (best, value)
+    better = Apply("logical_not", (Apply("less_equal", pair, BOOL),), BOOL)
+    if value.dtype.kind != "f":
+        return better
+    return Apply("logical_and", (better, Apply("equal", (best, best), BOOL)), BOOL)
+
+
 def position_update(
     primitive: str, best: Variable, position: Variable, value: Expression, here: Expression
 ) -> Statement:
-    """Take one element into the registers of argmax or argmin: NumPy's rule, by which the first NaN wins."""
-    pair = (value, best) if primitive == "argmax" else (best, value)
-    better = Apply("logical_not", (Apply("less_equal", pair, BOOL),), BOOL)
-    condition: Expression = better
-    if value.dtype.kind == "f":
-        condition = Apply("logical_and", (better, Apply("equal", (best, best), BOOL)), BOOL)
-    return If(condition, (Assign(best.name, value), Assign(position.name, here)))
+    """Take one element into the registers of argmax or argmin."""
+    return If(is_better(primitive, best, value), (Assign(best.name, value), Assign(position.name, here)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tapegrad.compiler.emit import (
     ELEMENT,
@@ -14,6 +15,7 @@ from tapegrad.compiler.emit import (
     fill,
     initial,
     innermost,
+    is_better,
     merge_axes,
     merged_axes,
     position_update,
@@ -21,7 +23,7 @@ from tapegrad.compiler.emit import (
     wrap,
 )
 from tapegrad.compiler.groups import reduced_axes
-from tapegrad.compiler.index_maps import Index, canonical, core, core_axes, flat, size_expression
+from tapegrad.compiler.index_maps import Index, add, canonical, core, core_axes, flat, size_expression
 from tapegrad.compiler.values import variables
 from tapegrad.ir.graph import Node
 from tapegrad.ir.kernel import (
@@ -35,6 +37,9 @@ from tapegrad.ir.kernel import (
     Constant,
     Declare,
     Expression,
+    Let,
+    Load,
+    Loop,
     Permutation,
     Statement,
     Store,
@@ -42,6 +47,11 @@ from tapegrad.ir.kernel import (
 )
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL
+
+#: Columns that go along an axis together: what is kept for them stays in the first-level cache.
+COLUMNS = 1024
+#: So few columns are gone along one by one, in registers.
+FEW_COLUMNS = 8
 
 Body = Callable[[Emitter, tuple[Index, ...]], Sequence[Statement]]
 
@@ -108,11 +118,12 @@ def _sequential_emitter(context: Context, outer: Sequence[Axis], inner: Sequence
 
 def _cumsum(node: Node, context: Context) -> tuple[Statement, ...]:
     source, axis = node.inputs[0], node.params["axis"]
+    if _has_columns(node.shape, axis):
+        return _cumsum_of_columns(node, context)
     outer, inner, index = _along(node, axis, node.shape)
     emitter = _sequential_emitter(context, outer, [inner])
     if node.params["reverse"]:
-        backwards = index[axis].scaled(-1).plus(Index((), inner.size - 1))
-        index = (*index[:axis], backwards, *index[axis + 1 :])
+        index = _backwards(index, axis, inner.size)
     register = Variable(context.names.fresh("total"), node.dtype)
     emitter.declare(register.name, ELEMENT)
     value = emitter.value(source, index)
@@ -127,8 +138,86 @@ def _cumsum(node: Node, context: Context) -> tuple[Statement, ...]:
     return (*emitter.take(PROLOGUE), *wrap(outer, row, innermost("sequential")))
 
 
+def _backwards(index: tuple[Index, ...], axis: int, size: Size) -> tuple[Index, ...]:
+    return (*index[:axis], index[axis].scaled(-1).plus(Index((), size - 1)), *index[axis + 1 :])
+
+
+def _has_columns(shape: Shape, axis: int) -> bool:
+    """Whether neighbours in memory lie along another axis, and are more than a vector."""
+    others = [a for a in core_axes(shape) if a >= axis]
+    if not others or others[-1] == axis:
+        return False
+    columns = shape[others[-1]]
+    return not isinstance(columns, int) or columns >= FEW_COLUMNS
+
+
+def _in_columns(
+    outer: Sequence[Axis], axis: Axis, columns: Axis, parts: tuple[Sequence[Statement], ...], context: Context
+) -> tuple[Statement, ...]:
+    """Loops that go along an axis for a block of neighbouring columns at a time.
+
+    ``parts`` are statements for each column: before all, for each element, and after all. What they keep for each
+    column stays in the cache while its block goes along the axis, and neighbours are read together.
+    """
+    before, element, after = parts
+    first, last = (Variable(context.names.fresh(name)) for name in ("first", "last"))
+    end = Apply("minimum", (add(first, Constant(COLUMNS, INT64)), size_expression(columns.size)), INT64)
+
+    def over_columns(body: Sequence[Statement]) -> tuple[Statement, ...]:
+        loop = Loop(columns.variable.name, last, tuple(body), "vector", first)
+        return (loop,) if body else ()
+
+    block = (
+        Let(last.name, end),
+        *over_columns(before),
+        *wrap([axis], over_columns(element), innermost("sequential")),
+        *over_columns(after),
+    )
+    blocks = Loop(first.name, size_expression(columns.size), block, "sequential", step=COLUMNS)
+    return wrap(outer, (blocks,), innermost("sequential"))
+
+
+def _split_columns(outer: Sequence[Axis], index: tuple[Index, ...], shape: Shape) -> tuple[list[Axis], Axis]:
+    """The other loops, and the one over the last axis."""
+    (columns,) = (a for a in outer if index[core_axes(shape)[-1]] == Index.of(a.variable))
+    return [a for a in outer if a is not columns], columns
+
+
+def _cumsum_of_columns(node: Node, context: Context) -> tuple[Statement, ...]:
+    source, axis = node.inputs[0], node.params["axis"]
+    others, inner, index = _along(node, axis, node.shape)
+    outer, columns = _split_columns(others, index, node.shape)
+    emitter = _sequential_emitter(context, outer, [inner, columns])
+    if node.params["reverse"]:
+        index = _backwards(index, axis, inner.size)
+    totals = context.scratch(context.names.fresh("totals"), node.dtype, columns.size)
+    value = Apply("add", (Load(totals, columns.variable), emitter.value(source, index)), node.dtype)
+    total = emitter.bind(context.names.fresh("total"), value)
+    element = (
+        *emitter.take(ELEMENT),
+        Store(totals, columns.variable, total),
+        *emitter.store(node, index, total),
+    )
+    before = (Store(totals, columns.variable, initial("sum", node.dtype)),)
+    loops = _in_columns(outer, inner, columns, (before, element, ()), context)
+    return (*emitter.take(PROLOGUE), *_within(outer, emitter.take(ROW), loops))
+
+
+def _within(outer: Sequence[Axis], row: Sequence[Statement], loops: tuple[Statement, ...]) -> tuple[Statement, ...]:
+    """Statements of a row in front of what the loops over rows hold."""
+    if not row:
+        return loops
+    if not outer:
+        return (*row, *loops)
+    (loop,) = loops
+    assert isinstance(loop, Loop)
+    return (replace(loop, body=_within(outer[1:], row, loop.body)),)
+
+
 def _extreme_position(node: Node, context: Context) -> tuple[Statement, ...]:
     source, axis = node.inputs[0], reduced_axes(node)[0]
+    if _has_columns(source.shape, axis):
+        return _extreme_position_of_columns(node, context)
     outer, inner, index = _along(node, axis, source.shape)
     emitter = _sequential_emitter(context, outer, [inner])
     best = Variable(context.names.fresh("best"), source.dtype)
@@ -136,8 +225,7 @@ def _extreme_position(node: Node, context: Context) -> tuple[Statement, ...]:
     value = emitter.bound(source, index)
     update = position_update(node.primitive, best, position, value, inner.variable)
     body = (*emitter.take(ELEMENT), update)
-    kept = tuple(Index() if number == axis else part for number, part in enumerate(index))
-    stores = emitter.store(node, kept, position)
+    stores = emitter.store(node, _without(index, axis), position)
     row = (
         *emitter.take(ROW),
         Declare(best.name, initial(node.primitive, best.dtype)),
@@ -146,6 +234,36 @@ def _extreme_position(node: Node, context: Context) -> tuple[Statement, ...]:
         *stores,
     )
     return (*emitter.take(PROLOGUE), *wrap(outer, row, innermost("sequential")))
+
+
+def _without(index: tuple[Index, ...], axis: int) -> tuple[Index, ...]:
+    return tuple(Index() if number == axis else part for number, part in enumerate(index))
+
+
+def _extreme_position_of_columns(node: Node, context: Context) -> tuple[Statement, ...]:
+    source, axis = node.inputs[0], reduced_axes(node)[0]
+    others, inner, index = _along(node, axis, source.shape)
+    outer, columns = _split_columns(others, index, source.shape)
+    emitter = _sequential_emitter(context, outer, [inner, columns])
+    column = columns.variable
+    bests = context.scratch(context.names.fresh("bests"), source.dtype, columns.size)
+    positions = context.scratch(context.names.fresh("positions"), INT64, columns.size)
+    value = emitter.bound(source, index)
+    best = emitter.bind(context.names.fresh("best"), Load(bests, column))
+    assert isinstance(value, (Variable, Constant))
+    better = emitter.bind(context.names.fresh("better"), is_better(node.primitive, best, value))
+    place = emitter.bind(
+        context.names.fresh("position"), Apply("where", (better, inner.variable, Load(positions, column)), INT64)
+    )
+    greatest = emitter.bind(context.names.fresh("best"), Apply("where", (better, value, best), source.dtype))
+    element = (*emitter.take(ELEMENT), Store(bests, column, greatest), Store(positions, column, place))
+    before = (
+        Store(bests, column, initial(node.primitive, source.dtype)),
+        Store(positions, column, Constant(0, INT64)),
+    )
+    after = emitter.store(node, _without(index, axis), Load(positions, column))
+    loops = _in_columns(outer, inner, columns, (before, element, after), context)
+    return (*emitter.take(PROLOGUE), *_within(outer, emitter.take(ROW), loops))
 
 
 def _scatter_add(node: Node, context: Context) -> tuple[Statement, ...]:

@@ -257,7 +257,10 @@ class Printer:
 
     def _accumulate_into(self, statement: AccumulateInto, indent: str, depth: int) -> list[str]:
         before = Load(statement.buffer, statement.index)
-        after = Apply(statement.operation, (before, statement.value), statement.buffer.dtype)
+        # What was there comes second in a maximum: where the first operand is NaN, LLVM keeps that one, and keeping
+        # what was there becomes a masked store, which is several times slower.
+        operands = (before, statement.value) if statement.operation == "add" else (statement.value, before)
+        after = Apply(statement.operation, operands, statement.buffer.dtype)
         return self._store(Store(statement.buffer, statement.index, after), indent, depth)
 
     def _if(self, statement: If, indent: str, depth: int) -> list[str]:

@@ -10,8 +10,10 @@ import pytest
 
 from tapegrad.compiler import costs
 from tapegrad.compiler.fuse import schedule
+from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Node
+from tapegrad.ir.kernel import Loop
 from tapegrad.ir.sizes import Shape, symbol
 from tapegrad.primitives import BOOL, FLOAT32, FLOAT64, INT32, INT64, PRIMITIVES, UINT8, Kind
 from tapegrad.runtime.interpreter import interpret
@@ -314,3 +316,16 @@ def test_a_failed_check_leaves_with_its_code_before_anything_is_loaded_by_a_bad_
     with pytest.raises(Left) as caught:
         run_schedule(result, [arrays[0], np.array([0, 5, 1])])
     assert caught.value.code == 1
+
+
+@pytest.mark.parametrize("name", ["cumsum", "argmax"])
+def test_what_goes_along_a_leading_axis_takes_neighbouring_columns_together(name: str) -> None:
+    b = Builder()
+    x = b.input((N, M), FLOAT32, "x")
+    params = {"axis": 0, "reverse": False} if name == "cumsum" else {"axis": 0}
+    (kernel,) = schedule(b.graph([b.emit(name, x, **params)])).kernels
+    innermost_loops = [
+        s for s in walk(kernel.body) if isinstance(s, Loop) and not any(isinstance(t, Loop) for t in s.body)
+    ]
+    assert innermost_loops
+    assert {loop.kind for loop in innermost_loops} == {"vector"}
