@@ -16,13 +16,15 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import compile_time, memory, recording, scalar_graph, startup, steps, threads
+from . import compile_time, elementwise, memory, overhead, recording, scalar_graph, startup, steps, threads
 from .goals import Goal, goal_table
 from .workloads import WORKLOADS
 
 #: What is measured beside the training steps, in the order of the table.
 SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
+    "functions": elementwise.run,
     "recording": recording.run,
+    "call": overhead.run,
     "threads": threads.run,
     "memory": memory.run,
     "start": compile_time.run,
@@ -70,7 +72,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m tests
     for name in options.only:
         if name in SECTIONS:
             rows += SECTIONS[name](options.rounds)
-    print(goal_table(rows), steps.table(results), sep="\n\n")
+    print(goal_table(rows))
+    if results:
+        print(f"\n{steps.table(results)}")
     if options.json:
         figures = {"commit": commit(), "machine": machine, "versions": versions, "microseconds": results}
         options.json.write_text(json.dumps({**figures, "goals": [row.to_json() for row in rows]}, indent=2) + "\n")

@@ -21,6 +21,8 @@ import numpy as np
 
 import tapegrad as tg
 
+from .goals import Goal
+
 #: Where a function is timed and its error is taken.
 RANGES: dict[str, tuple[float, float]] = {
     "exp": (-20, 20),
@@ -123,6 +125,26 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [f"{row[column]:.2f}" if column in row else "-" for column in columns]
         lines.append(f"| {row['function']} {row['dtype']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+#: The greatest error allowed, in units in the last place.
+ULPS = {"float32": 2, "float64": 4}
+
+
+def run(rounds: int) -> list[Goal]:
+    """Every function in cache on one thread, against the faster of NumPy and torch; and the greatest errors."""
+    with tg.num_threads(1):
+        rows = [measure(name, dtype, rounds) for name in RANGES for dtype in DTYPES]
+    goals = []
+    for row in rows:
+        others = [row[f"{other} in cache"] for other in ("numpy", "torch") if f"{other} in cache" in row]
+        share = min(others) / row["tapegrad in cache"] if others else None
+        measure_ = f"{row['function']} {row['dtype']}, times the throughput of the faster of NumPy and torch"
+        goals.append(Goal("elementary functions, one thread, in cache", measure_, share, "at least", 2))
+    for dtype, limit in ULPS.items():
+        error = max(row["ulp"] for row in rows if row["dtype"] == dtype)
+        goals.append(Goal("elementary functions", f"greatest error in {dtype}, ulp", error, "at most", limit))
+    return goals
 
 
 def main() -> None:
