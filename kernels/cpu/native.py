@@ -22,10 +22,11 @@ from numba.core.cpu_options import FastMathOptions
 from numba.core.errors import NumbaError
 
 from tapegrad.kernels.cpu.llvm import object_code, optimised, parsed
-from tapegrad.kernels.cpu.lowering import Contexts, Unsupported, emit_function
+from tapegrad.kernels.cpu.lowering import emit_function
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
 from tapegrad.kernels.cpu.numerics import FASTMATH
 from tapegrad.kernels.cpu.objects import ObjectCode, target_machine
+from tapegrad.kernels.cpu.operations import Contexts, Unsupported
 
 #: Functions of a program are optimised in groups of so many bytes of Python bytecode: about a second of LLVM's time.
 GROUP_BYTES = 40_000

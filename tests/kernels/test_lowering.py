@@ -21,10 +21,10 @@ if not COMPILED:
 from numba import njit
 
 from tapegrad.kernels.cpu.llvm import object_code
-from tapegrad.kernels.cpu.lowering import Unsupported
 from tapegrad.kernels.cpu.native import NativeFunction, compile_together, emit_module, llvm_code
 from tapegrad.kernels.cpu.numba_passes import lower_with_numba
 from tapegrad.kernels.cpu.objects import ObjectCode, load
+from tapegrad.kernels.cpu.operations import Unsupported
 
 
 def program_of(*lines: str) -> Callable[[Any], int]:
