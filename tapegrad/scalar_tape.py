@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from tapegrad.compiler.program import Program
 from tapegrad.expansion import Recording
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph
-from tapegrad.ir.kernel import Schedule
+from tapegrad.ir.kernel import Buffer, Schedule
 from tapegrad.ir.sizes import Bindings
 from tapegrad.primitives import INT64
 from tapegrad.runtime import cpu
@@ -163,7 +163,7 @@ class ScalarProgram(Program):
         )
         super().__init__(
             graph, layout, code, name=name, device=cpu.DEVICE, compiled_now=counters.compiles > before,
-            make_schedule=lambda: Schedule(graph, (), (), (), ()),
+            make_schedule=partial(_no_kernels, graph),
         )  # fmt: skip
         self._table = table
         self._held = _Loaded(
@@ -181,6 +181,14 @@ class ScalarProgram(Program):
     def source(self) -> str:
         """The instructions, one a line."""
         return listing(self._table)
+
+
+def _no_kernels(graph: Graph) -> Schedule:
+    """The schedule of a program that is no kernels."""
+    inputs = [
+        Buffer(f"x{number}", node.dtype, sizes.product(node.shape), "input") for number, node in enumerate(graph.inputs)
+    ]
+    return Schedule(graph, (), tuple(inputs), ())
 
 
 def listing(table: Table) -> str:
