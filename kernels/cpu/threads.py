@@ -23,7 +23,6 @@ from tapegrad.kernels.cpu.intrinsics import WORD, declare, with_twin
 from tapegrad.kernels.cpu.pointers import pointer_i64_at
 from tapegrad.kernels.cpu.pool_words import (
     BLOCK,
-    BROADCAST,
     CLOCK,
     CLOCK_NUMBER,
     CONDITION,
@@ -36,8 +35,8 @@ from tapegrad.kernels.cpu.pool_words import (
     OWNER,
     RESTING,
     SCRATCH_BYTES,
+    SIGNAL,
     SLEEPERS,
-    STOP,
     TICKET,
     UNLOCK,
     WAIT,
@@ -257,9 +256,11 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
     words[GENERATION] = (words[GENERATION] + 1) & 0x7FFFFFFF
     atomic_store(pool + 8 * DONE, 0)
     atomic_store(pool + 8 * TICKET, (words[GENERATION] << 32) | (chunks << 16))
-    if atomic_load(pool + 8 * SLEEPERS) > 0:
+    sleepers = min(atomic_load(pool + 8 * SLEEPERS), chunks - 1)
+    if sleepers > 0:
         call_one(words[LOCK], words[MUTEX])
-        call_one(words[BROADCAST], words[CONDITION])
+        for _ in range(sleepers):
+            call_one(words[SIGNAL], words[CONDITION])
         call_one(words[UNLOCK], words[MUTEX])
     ticket = atomic_load(pool + 8 * TICKET)
     while ticket & 0xFFFF < chunks:
@@ -282,13 +283,12 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
 
 
 def wait_for_phases(pool: int, number: int, scratch: int) -> None:
-    """What a thread of the pool does until the pool stops: claim chunks; after some time without any, sleep."""
+    """What a thread of the pool does as long as it is wanted: claim chunks; after some time without any, sleep."""
     words = pointer_i64_at(pool, -1, 0, 0)
     deadline = 0
-    while atomic_load(pool + 8 * STOP) == 0:
+    while number < atomic_load(pool + 8 * HELPERS):
         ticket = atomic_load(pool + 8 * TICKET)
-        invited = number < atomic_load(pool + 8 * HELPERS)
-        if invited and ticket & 0xFFFF < (ticket >> 16) & 0xFFFF:
+        if ticket & 0xFFFF < (ticket >> 16) & 0xFFFF:
             if compare_exchange(pool + 8 * TICKET, ticket, ticket + 1):
                 call_chunk(words[FUNCTION], words[BLOCK], ticket & 0xFFFF, scratch)
                 atomic_add(pool + 8 * DONE, 1)
@@ -299,14 +299,14 @@ def wait_for_phases(pool: int, number: int, scratch: int) -> None:
             now = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
             if deadline == 0:
                 deadline = now + SPIN
-            if now > deadline or not invited:
+            if now > deadline:
                 deadline = 0
                 call_one(words[LOCK], words[MUTEX])
                 atomic_add(pool + 8 * SLEEPERS, 1)
                 # A phase or an end published before this thread counted as asleep wakes nobody.
                 ticket = atomic_load(pool + 8 * TICKET)
-                idle = ticket & 0xFFFF >= (ticket >> 16) & 0xFFFF or number >= atomic_load(pool + 8 * HELPERS)
-                if idle and atomic_load(pool + 8 * STOP) == 0:
+                idle = ticket & 0xFFFF >= (ticket >> 16) & 0xFFFF
+                if idle and number < atomic_load(pool + 8 * HELPERS):
                     call_two(words[WAIT], words[CONDITION], words[MUTEX])
                 atomic_add(pool + 8 * SLEEPERS, -1)
                 call_one(words[UNLOCK], words[MUTEX])

@@ -232,6 +232,10 @@ class PythonCode:
 
 _library: dict[str, NativeCode] = {}
 _library_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child must not inherit a lock whose owner it does not have
+    os.register_at_fork(
+        before=_library_lock.acquire, after_in_parent=_library_lock.release, after_in_child=_library_lock.release
+    )
 
 
 def _library_code(function: str) -> NativeCode:

@@ -77,7 +77,7 @@ _FUNCTIONS = {
     pool_words.LOCK: "pthread_mutex_lock",
     pool_words.UNLOCK: "pthread_mutex_unlock",
     pool_words.WAIT: "pthread_cond_wait",
-    pool_words.BROADCAST: "pthread_cond_broadcast",
+    pool_words.SIGNAL: "pthread_cond_signal",
     pool_words.YIELD: "sched_yield",
     pool_words.CLOCK: "clock_gettime",
 }
@@ -109,24 +109,30 @@ def start(address: int) -> None:
     """Let there be as many threads as `get_num_threads` says; ``address`` is that of the function they run."""
     with _state.lock:
         _state.address = address
-        _adjust()
+        _adjust(get_num_threads() - 1)
 
 
-def _adjust() -> None:
-    """Make threads that are wanted and are not there yet, and tell how many may help; the lock is held."""
-    wanted = get_num_threads() - 1
-    if not _state.address or not can_help():
+def _adjust(wanted: int) -> None:
+    """Start the threads that are missing, or end those that are too many; the lock is held."""
+    if not _state.address or not can_help() or wanted == len(_state.workers):
         return
+    words = _words(pool())
+    if wanted < len(_state.workers):
+        words[pool_words.HELPERS] = wanted
+        _wake()
+        for worker in _state.workers[wanted:]:
+            worker.join()
+        del _state.workers[wanted:]
     for number in range(len(_state.workers), wanted):
+        words[pool_words.HELPERS] = number + 1
         arguments = (_state.address, pool(), number)
         worker = threading.Thread(target=_work, args=arguments, name=f"tapegrad-{number + 1}", daemon=True)
         try:
             worker.start()
         except RuntimeError:  # the system has no thread left, or the interpreter ends: those that are there must do
+            words[pool_words.HELPERS] = number
             break
         _state.workers.append(worker)
-    _words(pool())[pool_words.HELPERS] = min(wanted, len(_state.workers))
-    _wake()
 
 
 def _work(address: int, place: int, number: int) -> None:
@@ -146,16 +152,7 @@ def _wake() -> None:
 def stop() -> None:
     """End the threads, and wait until each has finished its chunk. Phases then run on their callers' threads."""
     with _state.lock:
-        if not _state.workers:
-            return
-        words = _words(pool())
-        words[pool_words.HELPERS] = 0
-        words[pool_words.STOP] = 1
-        _wake()
-        for worker in _state.workers:
-            worker.join()
-        _state.workers.clear()
-        words[pool_words.STOP] = 0
+        _adjust(0)
 
 
 def _after_fork() -> None:
@@ -219,7 +216,7 @@ def set_num_threads(threads: int | None) -> None:
         raise OptionError(f"a number of threads is a whole number of at least 1, not {threads!r}")
     with _state.lock:
         _state.chosen = threads
-        _adjust()
+        _adjust(get_num_threads() - 1)
 
 
 @contextmanager
