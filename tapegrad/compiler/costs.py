@@ -38,6 +38,9 @@ CHOSEN_PIECES = 4
 #: Members of one nest, with loops and of straight-line code: compiling takes more than proportional time.
 LOOP_MEMBERS = 300
 SCALAR_MEMBERS = 300
+#: Members of one nest with loops that wait for each other. Iterations of a longer chain do not overlap within what a
+#: processor has in flight: 350 operations in one loop take 1.5 times as long as in loops of 60.
+LOOP_DEPTH = 60
 #: How far apart in the order two groups may lie that are joined, and how many readers of a value are tried: fusing a
 #: graph takes time in proportion to its nodes.
 WINDOW = 128

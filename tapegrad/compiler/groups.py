@@ -12,10 +12,10 @@ what it needs; joining two of them moves those between out of the way, within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tapegrad.compiler.costs import LOOP_MEMBERS, READERS, SCALAR_MEMBERS, WINDOW, panel_rows
+from tapegrad.compiler.costs import LOOP_DEPTH, LOOP_MEMBERS, READERS, SCALAR_MEMBERS, WINDOW, panel_rows
 from tapegrad.compiler.index_maps import core, core_axes
 from tapegrad.compiler.updates import linear_update
 from tapegrad.compiler.values import Values, alias_base, all_readers, collect_reads, loop_shape
@@ -192,7 +192,19 @@ class Groups:
             return None
         if len(short) < len(long) and len(short) != len(long) - 1 and len(short) not in (first.rows, second.rows):
             return None
+        if long and self._depth([*first.members, *second.members]) > LOOP_DEPTH:
+            return None
         return required_rows(first, second, long, self.values, self.of)
+
+    def _depth(self, members: Sequence[Node]) -> int:
+        """How many of the members wait for each other."""
+        if len(members) <= LOOP_DEPTH:
+            return len(members)
+        depths: dict[Node, int] = {}
+        for node in members:
+            own = (depths.get(access.node, 0) for access in self.values.reads[node].accesses)
+            depths[node] = 1 + max(own, default=0)
+        return max(depths.values())
 
     def _make_adjacent(self, first: Group, second: Group) -> bool:
         """Move what lies between two groups before or behind them and free the later one's slot, if possible."""

@@ -352,6 +352,19 @@ def test_random_graphs_with_writes(seed: int) -> None:
         assert_computes(graph, result, rows, seed)
 
 
+def test_a_loop_has_many_operations_side_by_side_and_fewer_that_wait_for_each_other() -> None:
+    b = Builder()
+    x = b.input((N, 20), FLOAT64, "x")
+    chain, columns = x, [x * float(number) for number in range(2, 7)]
+    for position in range(100):
+        chain = b.emit("sin", chain) * 1.5
+        columns[position % 5] = b.emit("sin", columns[position % 5]) * float(position + 2)
+    (kernel,) = schedule(b.graph([chain])).kernels
+    assert len(loops(kernel)) == 4
+    (kernel,) = schedule(b.graph(columns)).kernels
+    assert len(loops(kernel)) == 1
+
+
 def test_long_chains_are_cut_and_take_time_in_proportion() -> None:
     b = Builder()
     h = b.input((N, 2), FLOAT64, "x")
