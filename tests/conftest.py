@@ -19,6 +19,11 @@ _own_cache = switches.cache_folder()
 _run_cache = pytest.StashKey[Path]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-golden`` writes the files of printed sources anew instead of comparing with them."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give this run an empty cache, which processes that tests start share."""
     folder = config.stash[_run_cache] = Path(tempfile.mkdtemp(prefix="tapegrad-tests-"))
