@@ -16,13 +16,14 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import compile_time, elementwise, memory, overhead, recording, scalar_graph, startup, steps, threads
+from . import bandwidth, compile_time, elementwise, memory, overhead, recording, scalar_graph, startup, steps, threads
 from .goals import Goal, goal_table
 from .workloads import WORKLOADS
 
 #: What is measured beside the training steps, in the order of the table.
 SECTIONS: dict[str, Callable[[int], list[Goal]]] = {
     "functions": elementwise.run,
+    "bandwidth": bandwidth.run,
     "recording": recording.run,
     "call": overhead.run,
     "threads": threads.run,

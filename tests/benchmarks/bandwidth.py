@@ -22,6 +22,8 @@ from tapegrad.compiler.program import Program, compile_graph
 from tapegrad.ir.graph import Builder
 from tapegrad.ir.sizes import symbol
 
+from .goals import Goal
+
 CHAIN = 1 << 24
 SIDE = 4096
 
@@ -136,6 +138,24 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['function']} | {row['way']} | {row['kernels']} | {row['GB/s']:.1f} | {row['share of copy']:.2f} |"
         )
     return "\n".join(lines)
+
+
+#: What share of a copy's bandwidth each must reach.
+SHARES = {
+    "chain of 20": 0.95,
+    **dict.fromkeys(("softmax", "layer norm", "log-sum-exp", "sum along rows", "sum along columns"), 0.8),
+}
+
+
+def run(rounds: int) -> list[Goal]:
+    """Functions forward and backward, as a share of a copy; and the kernels of the chain."""
+    goals = []
+    for name, share in SHARES.items():
+        for row in measure(name, rounds):
+            goals.append(Goal(name, f"{row['way']}, of a copy's bandwidth", row["share of copy"], "at least", share))
+            if name == "chain of 20":
+                goals.append(Goal(name, f"{row['way']}, kernels", row["kernels"], "at most", 1))
+    return goals
 
 
 def main() -> None:
