@@ -2,6 +2,7 @@
 
 Plain gradient descent, with weight decay or an L2 penalty, is a sum of multiples of the old value and of the product
 that is the gradient. A product adds to what lies in its target and scales both, so nothing but the product remains.
+Term by term an infinite weight less its infinite decay is NaN; as a multiple of itself it stays infinite.
 """
 
 from __future__ import annotations
