@@ -137,6 +137,8 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> C
             entries = _entries(variables)
             one_cotangent = record_full(output._entry.shape, 1, output.dtype)
             parts = histories.gradient(output._entry, one_cotangent._entry, entries, retain=True)
+            # The gradients have the history of the output: where that needs none, it is not walked again.
+            enabled = enabled and _needs_gradient([output._entry], entries)
             found = iter(_results(parts, entries, enabled))
             gradients = tuple(
                 pytree.unflatten(structure, [next(found) for _ in range(count)]) for structure, count in nests
