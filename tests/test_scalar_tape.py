@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad import config, scalar_tape
+from tapegrad import config, scalar_table, scalar_tape
 from tapegrad.models import SGD
 from tapegrad.models.module import Parameter
 from tapegrad.runtime.interpreter import interpret
@@ -38,9 +38,10 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 
 @pytest.fixture
 def any_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let short recordings go to the machine, too."""
+    """Let short recordings go to the machine, too, and arrays of all pairs of numbers."""
     monkeypatch.setattr(config, "traced_numbers", 1)
     monkeypatch.setattr(config, "recorded_numbers", 1)
+    monkeypatch.setattr(scalar_table, "MOST_ELEMENTS", 64)
 
 
 def on_machine(function: Callable[..., Any], *args: Any) -> list[np.ndarray]:
