@@ -79,6 +79,14 @@ def _requires_grad(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
+def _names_in_order(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The arguments of a Python function that may be given by place or by name."""
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_posonlyargcount:
+        return ()
+    return tuple(code.co_varnames[isinstance(function, types.MethodType) : code.co_argcount])
+
+
 class Jitted:
     """A function compiled as one program; made by `jit`.
 
@@ -95,6 +103,7 @@ class Jitted:
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
+        self._names = _names_in_order(function)
         self._static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self._keep_grads = keep_grads
         self._background = background
@@ -115,6 +124,8 @@ class Jitted:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            args, kwargs = self._in_order(args, kwargs)
         quick = self._quick
         if quick is not None and not kwargs:
             result = quick.call(args)
@@ -265,10 +276,18 @@ class Jitted:
         self._served[quick] = found
         return leaves, found
 
+    def _in_order(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments given by name in their places, where none before them is left out."""
+        names = self._names[len(args) : len(args) + len(kwargs)]
+        if kwargs.keys() != set(names):
+            return args, kwargs
+        return (*args, *[kwargs[name] for name in names]), {}
+
     # Specializing -------------------------------------------------------------------------------------------
 
     def _specialize(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[list[Any], Specialization]:
-        leaves, structure = pytree.flatten((tuple(args), kwargs))
+        args, kwargs = self._in_order(tuple(args), kwargs)
+        leaves, structure = pytree.flatten((args, kwargs))
         return leaves, self._find(leaves, structure, args, kwargs)
 
     def _find(self, leaves: list[Any], structure: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Specialization:

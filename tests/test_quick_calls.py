@@ -224,6 +224,23 @@ def test_floats_strings_and_captured_arrays() -> None:
     assert f(ones(2), 4, "times")[0].tolist() == [14, 14]
 
 
+def test_arguments_by_name_are_arguments_in_their_places() -> None:
+    @tg.jit
+    def line(x: Any, slope: Any, offset: float = 1.0) -> Any:
+        return x * slope + offset
+
+    for _ in range(2):
+        assert line(ones(1), 2.0, 3.0).item() == 5
+        assert line(ones(1), offset=3.0, slope=2.0).item() == 5
+        assert line(offset=3.0, slope=2.0, x=ones(1)).item() == 5
+    assert line.stats().traces == 1 and short_calls(line) == 4
+    assert line(ones(1), slope=2.0).item() == 3 and line(slope=2.0, x=ones(1)).item() == 3
+    assert line.stats().traces == 2
+    for wrong in ({"slop": 2.0}, {"x": 1.0, "slope": 2.0}):
+        with pytest.raises(TypeError):
+            line(ones(1), **wrong)
+
+
 def test_ints_are_runtime_scalars() -> None:
     power = tg.jit(lambda x, count: x * count)
     for count in (1, 2, -3, 2**31, True):
