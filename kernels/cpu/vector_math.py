@@ -31,6 +31,11 @@ _EXP = {
         2.5118004533445424e-08,
     ),
 }  # fmt: skip
+# The same with an error that does not count where 1 is not added.
+_EXP_TAIL = {
+    "f32": (0.5, 0.166666672, 0.0416662358, 0.00833325833, 0.00139483786, 0.000199214774),
+    "f64": _EXP["f64"],
+}
 # float32: (log(1 + f) - f + f^2 / 2) / f^3 for sqrt(1/2) <= 1 + f <= sqrt(2)
 _LOG_SINGLE = (
     0.3333333, -0.2500082, 0.20001228, -0.1662336, 0.14201744, -0.13160151, 0.12761645, -0.07634649,
@@ -123,9 +128,9 @@ def _near_zero(m: Any, x: Any, turn: float) -> tuple[Any, Any, Any, Any]:
     return first, second, first - n * low, m.bits(shifted)
 
 
-def _exp_tail(m: Any, second: Any, r: Any) -> Any:
+def _exp_tail(m: Any, second: Any, r: Any, table: dict[str, tuple[float, ...]] = _EXP_TAIL) -> Any:
     """exp(first + second) - 1 - first."""
-    return r * r * _polynomial(r, _EXP[m.format.suffix]) + second
+    return r * r * _polynomial(r, table[m.format.suffix]) + second
 
 
 def _halves(m: Any, bits: Any) -> tuple[Any, Any]:
@@ -246,7 +251,7 @@ def _sigmoid(m: Any, x: Any) -> Any:
     """1 / (1 + exp(-x)), with the power of two in exp(-x) in two factors, so that small results lose no bits."""
     low, high = _EXP_RANGE[m.format.suffix]
     near, small, r, bits = _near_zero(m, -_clamped(m, x, low, -low), 2 * m.format.bias)
-    above_one = _exp_tail(m, small, r) + near
+    above_one = _exp_tail(m, small, r, _EXP) + near
     scale, second = _halves(m, bits)
     rest = _reciprocal(m, second)
     # (exp(-x) + 1) / second is scale * above_one + scale + rest, added so that only one rounding counts.
