@@ -45,7 +45,7 @@ from tapegrad.kernels.cpu.pool_words import (
 
 #: Nanoseconds a thread looks for work before it sleeps, and a caller waits before it gives its processor away.
 SPIN = 50_000
-#: A caller that waits for a chunk in progress this much longer than it has run chunks itself has met a thread without a
+#: A caller that waits for a chunk in progress this much longer than two of its own took has met a thread without a
 #: processor: it leaves the pool alone for `REST` times as long as it waited, so that meeting many costs little.
 DELAYED, REST = 20_000, 16
 #: Nanoseconds for which the pool is left alone when two callers have met at it: they keep all processors busy.
@@ -262,10 +262,12 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
         for _ in range(sleepers):
             call_one(words[SIGNAL], words[CONDITION])
         call_one(words[UNLOCK], words[MUTEX])
+    own = 0
     ticket = atomic_load(pool + 8 * TICKET)
     while ticket & 0xFFFF < chunks:
         if compare_exchange(pool + 8 * TICKET, ticket, ticket + 1):
             call_chunk(function, block, ticket & 0xFFFF, 0)
+            own += 1
             atomic_add(pool + 8 * DONE, 1)
         ticket = atomic_load(pool + 8 * TICKET)
     if atomic_load(pool + 8 * DONE) < chunks:
@@ -277,7 +279,7 @@ def run_phase(function: int, block: int, chunks: int, scratch_bytes: int, pool: 
             now = nanoseconds(words[CLOCK], words[CLOCK_NUMBER])
             if now - finished > SPIN:
                 call_one(words[YIELD], 0)
-        if now - finished > DELAYED + (finished - start):
+        if own > 0 and (now - finished - DELAYED) * own > 2 * (finished - start):
             words[RESTING] = now + REST * (now - finished)
     atomic_store(pool + 8 * OWNER, 0)
 
