@@ -71,9 +71,9 @@ class Workload:
 
 
 WORKLOADS = (
-    Workload("xor", (2, 3, 3, 1), "tanh", "sse", 4, 0.1, steps=3000),
-    Workload("quadrants", (2, 64, 64, 2), "relu", "cross_entropy", 64, 0.05, weight_decay=1e-4, steps=300),
-    Workload("regression", (10, 100, 1), "relu", "mse", 64, 0.01, weight_decay=1e-4, steps=300),
+    Workload("xor", (2, 3, 3, 1), "tanh", "sse", 4, 0.1, steps=6000),
+    Workload("quadrants", (2, 64, 64, 2), "relu", "cross_entropy", 64, 0.05, weight_decay=1e-4, steps=600),
+    Workload("regression", (10, 100, 1), "relu", "mse", 64, 0.01, weight_decay=1e-4, steps=1000),
     Workload("mnist", (784, 128, 10), "relu", "cross_entropy", 64, 0.1, steps=60),
     Workload("mnist-adam", (784, 128, 10), "relu", "cross_entropy", 64, 1e-3, optimizer="adam", steps=60),
     Workload(
