@@ -13,7 +13,10 @@ import json
 import os
 import platform
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from . import bandwidth, compile_time, elementwise, memory, overhead, recording, scalar_graph, startup, steps, threads
@@ -54,6 +57,22 @@ def commit() -> str:
         return ""
 
 
+def each_alone(options: argparse.Namespace) -> tuple[dict[str, dict[str, float]], list[Goal]]:
+    """Every part in a process of its own: threads and objects of what was measured before disturb nothing."""
+    results: dict[str, dict[str, float]] = {}
+    rows: list[Goal] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        for name in options.only:
+            command = [sys.executable, "-m", "tests.benchmarks", "--only", name, "--rounds", str(options.rounds)]
+            command += ["--contenders", *options.contenders, "--json", str(path)]
+            subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, check=True)
+            figures = json.loads(path.read_text())
+            results |= figures["microseconds"]
+            rows += [Goal(**{field.name: row[field.name] for field in fields(Goal)}) for row in figures["goals"]]
+    return results, rows
+
+
 def main(arguments: Sequence[str] | None = None, program: str = "python -m tests.benchmarks") -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
@@ -68,10 +87,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m tests
     versions = {name: importlib.metadata.version(name) for name in _PEERS if importlib.util.find_spec(name) is not None}
     machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
     print(f"commit {commit()}; {machine}; Python {platform.python_version()}; {versions}\n")
-    results = steps.run(options.rounds, options.only, options.contenders)
-    rows = steps.goals(results)
-    for name in options.only:
-        if name in SECTIONS:
+    if len(options.only) > 1:
+        results, rows = each_alone(options)
+    else:
+        results = steps.run(options.rounds, options.only, options.contenders)
+        rows = steps.goals(results)
+        for name in set(options.only) & set(SECTIONS):
             rows += SECTIONS[name](options.rounds)
     print(goal_table(rows))
     if results:

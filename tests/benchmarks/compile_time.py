@@ -77,10 +77,11 @@ def first_step(workload: Workload, split: bool) -> dict[str, float]:
     return {**times, "in all": time.perf_counter() - start}
 
 
-def in_fresh_process(name: str, cache: str, *, split: bool) -> dict[str, float]:
-    """`first_step` in a process of its own."""
+def in_fresh_process(name: str, cache: str, bytecode: str, *, split: bool) -> dict[str, float]:
+    """`first_step` in a process of its own, which keeps Python's byte code in a folder, as an installation has it."""
     command = [sys.executable, "-m", "tests.benchmarks.compile_time", "--child", name, *(["--split"] if split else [])]
-    environment = os.environ | {"TAPEGRAD_CACHE": cache}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"TAPEGRAD_CACHE": cache, "PYTHONPYCACHEPREFIX": bytecode}
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
     times: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -90,12 +91,11 @@ def in_fresh_process(name: str, cache: str, *, split: bool) -> dict[str, float]:
 def medians(name: str, rounds: int, *, split: bool = False, warm: bool = False) -> dict[str, float]:
     """The median of every stage's seconds over some processes; ``warm`` leaves them one cache."""
     runs = []
-    with tempfile.TemporaryDirectory() as shared:
-        if warm:
-            in_fresh_process(name, shared, split=False)
+    with tempfile.TemporaryDirectory() as shared, tempfile.TemporaryDirectory() as bytecode:
+        in_fresh_process(name, shared, bytecode, split=False)
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as empty:
-                runs.append(in_fresh_process(name, shared if warm else empty, split=split))
+                runs.append(in_fresh_process(name, shared if warm else empty, bytecode, split=split))
     return {label: float(np.median([run.get(label, 0.0) for run in runs])) for label in runs[0]}
 
 
