@@ -355,19 +355,19 @@ def _index_names(body: Sequence[Statement]) -> set[str]:
 # Steps --------------------------------------------------------------------------------------------------------
 
 
-def _dealt_out(printer: Printer, step: Step, first: str, stride: str) -> tuple[list[str], int]:
-    """The head of a loop over all iterations of nested loops from one on in strides, and the depth of its body."""
+def _dealt_out(printer: Printer, step: Step, first: str, stride: str) -> list[str]:
+    """The head of a loop over all iterations of nested loops, from one on in strides."""
     counts = [printer.index(loop.stop, TERM + 1) for loop in step.loops]
     names = [printer.define(loop.variable, INT64) for loop in step.loops]
     if len(names) == 1:
-        return [f"for (index {names[0]} = {first}; {names[0]} < {counts[0]}; {names[0]} += {stride}) {{"], 1
+        return [f"for (index {names[0]} = {first}; {names[0]} < {counts[0]}; {names[0]} += {stride}) {{"]
     lines = [f"for (index element = {first}; element < {' * '.join(counts)}; element += {stride}) {{"]
     for place, name in enumerate(names):
         inner = " * ".join(counts[place + 1 :])
         inner = f"({inner})" if len(counts) - place > 2 else inner
         text = f"element / {inner}" if inner else "element"
         lines.append(f"{INDENT}const index {name} = {text}{f' % {counts[place]}' if place else ''};")
-    return lines, 1
+    return lines
 
 
 def _shifted(lines: Iterable[str], depth: int) -> list[str]:
@@ -377,13 +377,13 @@ def _shifted(lines: Iterable[str], depth: int) -> list[str]:
 def _elements(printer: Printer, step: Step) -> list[str]:
     """Every thread takes elements; a block keeps what they share."""
     if not step.in_parts:
-        head, depth = _dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
-        return [*_shifted(head, 1), *printer.statements(step.body, depth + 1), INDENT + "}"]
+        head = _dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
+        return [*_shifted(head, 1), *printer.statements(step.body, 2), INDENT + "}"]
     parts = printer.index(size_expression(step.parts), TERM + 1)
     lines = [f"{INDENT}for (index part = block; part < {parts}; part += blocks) {{"]
     lines += printer.statements(_declarations(step), 2)
-    head, depth = _dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
-    lines += [*_shifted(head, 2), *printer.statements(step.body, depth + 2), INDENT * 2 + "}"]
+    head = _dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
+    lines += [*_shifted(head, 2), *printer.statements(step.body, 3), INDENT * 2 + "}"]
     for partial in step.partials:
         name = printer.local(partial.register or "")
         lines.append(f"{INDENT * 2}{name} = block_reduce<{OPERATIONS[partial.operation]}>({name}, shared);")
@@ -414,7 +414,7 @@ def _rows(printer: Printer, step: Step) -> list[str]:
         for partial in step.partials:
             if partial.buffer is not None:
                 lines += _shifted(_begin_line(printer, partial), 2)
-    head, _ = _dealt_out(printer, step, first, stride)
+    head = _dealt_out(printer, step, first, stride)
     lines += _shifted(head, depth)
     lines += _row_body(printer, step, depth + 1)
     lines.append(INDENT * depth + "}")
