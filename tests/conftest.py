@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tapegrad import config as switches
 
 if TYPE_CHECKING:
     from tapegrad.models.data import Dataset
+    from tapegrad.runtime.gpu import CudaDevice
 
 _own_cache = switches.cache_folder()
 _run_cache = pytest.StashKey[Path]()
@@ -41,6 +43,20 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("TAPEGRAD_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def cuda() -> Iterator[CudaDevice]:
+    """The simulated device, which ``"cuda"`` means during the test."""
+    from tapegrad.runtime import devices
+    from tests.cudasim.device import simulated_device
+    from tests.cudasim.simulator import available
+
+    if not available():
+        pytest.skip("there is no g++ to compile CUDA C for the CPU")
+    before = devices.register("cuda", device := simulated_device())
+    yield device
+    devices.register("cuda", before)
 
 
 @pytest.fixture(scope="session")

@@ -136,23 +136,28 @@ def discard(key: str) -> None:
         _path(key).unlink()
 
 
-def store(key: str, metadata: dict[str, Any], source: str, code: Sequence[MachineCode]) -> bool:
-    """Write a program; False where the folder cannot be written, which does no harm."""
-    data = _pack(metadata, source, code)
-    try:
-        folder().mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(_UNFINISHED, key[:16], folder())
-    except OSError:
-        return False
+def write(path: Path, data: bytes) -> Path:
+    """Let a file appear at once with its contents, and keep the folder within its bounds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(_UNFINISHED, path.name[:16], path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.replace(unfinished, _path(key))
+        os.replace(unfinished, path)
     except OSError:
         with suppress(OSError):
             os.unlink(unfinished)
-        return False
+        raise
     _keep_within_bounds()
+    return path
+
+
+def store(key: str, metadata: dict[str, Any], source: str, code: Sequence[MachineCode]) -> bool:
+    """Write a program; False where the folder cannot be written, which does no harm."""
+    try:
+        write(_path(key), _pack(metadata, source, code))
+    except OSError:
+        return False
     return True
 
 
@@ -162,7 +167,7 @@ def _files() -> Iterator[tuple[Path, os.stat_result]]:
     except OSError:
         return
     for item in found:
-        if item.name.endswith((_SUFFIX, _UNFINISHED)):
+        if item.name.endswith((_SUFFIX, ".cubin", _UNFINISHED)):
             with suppress(OSError):
                 yield Path(item.path), item.stat()
 

@@ -99,6 +99,17 @@ def compile_source(
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
+def identity() -> str:
+    """What made a cubin: NVRTC's version and the options."""
+    major, minor = version()
+    return " ".join((f"NVRTC {major}.{minor}", *OPTIONS))
+
+
+def cubin(source: str, architecture: str, name: str) -> bytes:
+    """Machine code alone."""
+    return compile_source(source, architecture, name=name).cubin
+
+
 def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
     size = ctypes.c_size_t()
     _check(nvrtc, getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), "")

@@ -26,7 +26,7 @@ struct Region {
   int element_bytes;
   const char* name;
   bool constant;
-  uint8_t* initialised;  // one byte an element; the caller's, or `own_initialised`
+  uint8_t* initialised;  // one byte for each byte; the caller's, or `own_initialised`
   std::vector<Element> elements;
   std::vector<uint8_t> own_initialised;
 
@@ -96,6 +96,12 @@ void check(void* place, int bytes, bool writes) {
   if (address + bytes > region->end) report("out of bounds", region, address, bytes, writes);
   if (writes && region->constant) report("write to a read-only buffer", region, address, bytes, writes);
   if (reinterpret_cast<uintptr_t>(address) % bytes) report("misaligned", region, address, bytes, writes);
+  uint8_t* initialised = region->initialised + (address - region->begin);
+  if (writes) {
+    memset(initialised, 1, bytes);
+  } else if (memchr(initialised, 0, bytes)) {
+    report("read of uninitialised memory", region, address, bytes, writes);
+  }
   const bool atomic = atomic_address == place;
   const Block& block = launch.blocks[fiber->slot];
   const Access now{fiber->number, block.epoch, block.warp[fiber->warp].epoch, launch.grid_epoch};
@@ -103,7 +109,6 @@ void check(void* place, int bytes, bool writes) {
   const long last = (address + bytes - 1 - region->begin) / region->element_bytes;
   for (long index = first; index <= last; ++index) {
     Element& element = region->elements[index];
-    if (!writes && !region->initialised[index]) report("read of uninitialised memory", region, address, bytes, writes);
     const Access* earlier[] = {&element.written, &element.read, &element.read_before};
     for (int which = 0; which < (writes ? 3 : 1); ++which) {
       const bool both_atomic = atomic && element.atomically;
@@ -115,7 +120,6 @@ void check(void* place, int bytes, bool writes) {
     if (writes) {
       element.written = now;
       element.atomically = atomic;
-      region->initialised[index] = 1;
     } else if (!atomic) {
       if (element.read.thread != now.thread) element.read_before = element.read;
       element.read = now;
@@ -128,7 +132,7 @@ void add(char* begin, uint64_t bytes, int element_bytes, const char* name, bool 
   Region& region = regions.back();
   region.elements.resize(bytes / element_bytes);
   if (!initialised) {
-    region.own_initialised.resize(bytes / element_bytes);
+    region.own_initialised.resize(bytes);
     region.initialised = region.own_initialised.data();
   }
 }

@@ -73,6 +73,16 @@ class Parameter:
     restricted: bool
 
 
+@dataclass(frozen=True)
+class Span:
+    """Memory of the simulated device: where it begins, how long it is, and where the bytes are that say what is set."""
+
+    address: int
+    bytes: int
+    dtype: np.dtype
+    filled: int
+
+
 def _parameter(text: str) -> Parameter:
     words = text.replace("*", " ").split()
     rest = [word for word in words[:-1] if word not in ("const", "__restrict__", "unsigned")]
@@ -154,6 +164,63 @@ class Kernel:
         SimulatorError
             Naming the kernel, the fault and the thread.
         """
+        self._check(grid, block, arguments)
+        keep: list[Any] = []
+        copies: list[tuple[np.ndarray, np.ndarray]] = []
+        words: list[Span | np.ndarray] = []
+        for argument, kind, parameter in zip(arguments, self._kinds, self.parameters, strict=True):
+            if kind != "p":
+                words.append(self.scalar(argument, kind, parameter))
+                continue
+            if not isinstance(argument, np.ndarray):
+                raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(argument).__name__}")
+            self._check_array(argument.dtype, argument.flags.c_contiguous, parameter)
+            copy = _device_copy(argument)
+            filled = np.full(max(argument.nbytes, 1), parameter.name not in uninitialised, np.uint8)
+            copies.append((argument, copy))
+            keep += [copy, filled]
+            words.append(Span(copy.ctypes.data, argument.nbytes, argument.dtype, filled.ctypes.data))
+        self._refuse_aliases(arguments)
+        failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
+        for given, copy in copies:
+            if given.flags.writeable:
+                given[...] = copy.reshape(given.shape)
+        if failure:
+            raise SimulatorError(failure)
+
+    def launch(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        arguments: Sequence[Span | np.generic],
+        *,
+        shared_bytes: int = 0,
+        cooperative: bool = False,
+        order: Order = "ascending",
+        seed: int = 1,
+    ) -> None:
+        """Run the kernel on the simulated device's memory: the same, without a copy."""
+        self._check(grid, block, arguments)
+        words: list[Span | np.ndarray] = []
+        spans: list[tuple[Span, Parameter]] = []
+        for argument, kind, parameter in zip(arguments, self._kinds, self.parameters, strict=True):
+            if kind != "p":
+                words.append(self.scalar(argument, kind, parameter))
+                continue
+            if not isinstance(argument, Span):
+                raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(argument).__name__}")
+            self._check_array(argument.dtype, True, parameter)
+            words.append(argument)
+            spans.append((argument, parameter))
+        for number, (span, parameter) in enumerate(spans):
+            for other, its in spans[:number]:
+                apart = span.address >= other.address + other.bytes or other.address >= span.address + span.bytes
+                self._check_alias(parameter, its, not apart and min(span.bytes, other.bytes) > 0)
+        failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
+        if failure:
+            raise SimulatorError(failure)
+
+    def _check(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> None:
         threads = int(np.prod(block))
         if self._bound is not None and threads > self._bound:
             raise SimulatorError(f"{self.name}: {threads} threads exceed __launch_bounds__({self._bound})")
@@ -161,31 +228,36 @@ class Kernel:
             raise SimulatorError(f"{self.name}: empty grid {tuple(grid)}")
         if len(arguments) != len(self._kinds):
             raise SimulatorError(f"{self.name} takes {len(self._kinds)} arguments, got {len(arguments)}")
-        self._refuse_aliases(arguments)
+
+    def _launch(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        words: Sequence[Span | np.ndarray],
+        shared_bytes: int,
+        cooperative: bool,
+        order: Order,
+        seed: int,
+    ) -> str:
+        """Run; what went wrong, or nothing."""
         runtime = _runtime()
         runtime.cudasim_forget_regions()
-        keep: list[Any] = []
-        copies: list[tuple[np.ndarray, np.ndarray]] = []
-        addresses = (ctypes.c_void_p * len(arguments))()
-        for number, (argument, kind, parameter) in enumerate(zip(arguments, self._kinds, self.parameters, strict=True)):
-            if kind == "p":
-                copy = self._device_copy(argument, parameter)
-                copies.append((argument, copy))
-                keep += [copy, parameter.name.encode()]
+        keep = []
+        addresses = (ctypes.c_void_p * len(words))()
+        for number, (word, parameter) in enumerate(zip(words, self.parameters, strict=True)):
+            if isinstance(word, Span):
                 if self._module.checked:
-                    filled = np.full(max(argument.size, 1), parameter.name not in uninitialised, np.uint8)
-                    keep.append(filled)
+                    name = parameter.name.encode()
+                    keep.append(name)
                     runtime.cudasim_watch(
-                        ctypes.c_void_p(copy.ctypes.data),
-                        ctypes.c_uint64(argument.nbytes),
-                        argument.itemsize,
-                        keep[-2],
+                        ctypes.c_void_p(word.address),
+                        ctypes.c_uint64(word.bytes),
+                        word.dtype.itemsize,
+                        name,
                         int(parameter.constant),
-                        ctypes.c_void_p(filled.ctypes.data),
+                        ctypes.c_void_p(word.filled),
                     )
-                word = np.array([copy.ctypes.data], np.uint64)
-            else:
-                word = self._scalar(argument, kind, parameter)
+                word = np.array([word.address], np.uint64)
             keep.append(word)
             addresses[number] = word.ctypes.data
         failed = runtime.cudasim_launch(
@@ -200,45 +272,46 @@ class Kernel:
             int(self._module.checked),
             ctypes.c_uint64(seed),
         )
-        for given, copy in copies:
-            if given.flags.writeable:
-                given[...] = copy.reshape(given.shape)
-        if failed:
-            raise SimulatorError(f"{self.name}: {runtime.cudasim_message().decode()}")
+        return f"{self.name}: {runtime.cudasim_message().decode()}" if failed else ""
 
     def _refuse_aliases(self, arguments: Sequence[Any]) -> None:
-        """`__restrict__` promises that nothing else points to what the launch writes."""
         pairs = [(a, p) for a, p in zip(arguments, self.parameters, strict=True) if isinstance(a, np.ndarray)]
         for number, (array, parameter) in enumerate(pairs):
             for other, its in pairs[:number]:
-                restricted = parameter.restricted or its.restricted
-                if restricted and not (parameter.constant and its.constant) and np.shares_memory(array, other):
-                    raise SimulatorError(
-                        f"{self.name}: '{its.name}' and '{parameter.name}' alias, but one of them is __restrict__"
-                    )
+                self._check_alias(parameter, its, np.shares_memory(array, other))
 
-    def _device_copy(self, array: Any, parameter: Parameter) -> np.ndarray:
-        """A copy at the same alignment with a margin around it."""
-        if not isinstance(array, np.ndarray):
-            raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(array).__name__}")
+    def _check_alias(self, parameter: Parameter, its: Parameter, shared: bool) -> None:
+        """`__restrict__` promises that nothing else points to what the launch writes."""
+        restricted = parameter.restricted or its.restricted
+        if shared and restricted and not (parameter.constant and its.constant):
+            raise SimulatorError(
+                f"{self.name}: '{its.name}' and '{parameter.name}' alias, but one of them is __restrict__"
+            )
+
+    def _check_array(self, dtype: np.dtype, contiguous: bool, parameter: Parameter) -> None:
         wanted = _DTYPES.get(parameter.type)
-        if wanted and array.dtype != np.dtype(wanted) and array.dtype.str[1:] != wanted:
-            raise SimulatorError(f"{self.name}: {parameter.name} is {parameter.type}*, got {array.dtype}")
-        if not array.flags.c_contiguous:
+        if wanted and dtype != np.dtype(wanted) and dtype.str[1:] != wanted:
+            raise SimulatorError(f"{self.name}: {parameter.name} is {parameter.type}*, got {dtype}")
+        if not contiguous:
             raise SimulatorError(f"{self.name}: {parameter.name} is not C-contiguous")
-        memory = np.empty(array.nbytes + 2 * _MARGIN + 256, np.uint8)
-        start = _MARGIN + (array.ctypes.data - (memory.ctypes.data + _MARGIN)) % 256
-        copy = memory[start : start + array.nbytes].view(array.dtype)
-        copy[...] = array.reshape(-1)
-        return copy
 
-    def _scalar(self, argument: Any, kind: str, parameter: Parameter) -> np.ndarray:
+    def scalar(self, argument: Any, kind: str, parameter: Parameter) -> np.ndarray:
+        """A scalar as the launch wants it."""
         if not isinstance(argument, _SCALARS[kind]):
             raise SimulatorError(
                 f"{self.name}: {parameter.name} is a {_SCALARS[kind][0].__name__}, got {type(argument).__name__}, "
                 "which has another size"
             )
         return np.array([argument])
+
+
+def _device_copy(array: np.ndarray) -> np.ndarray:
+    """A copy at the same alignment with a margin around it."""
+    memory = np.empty(array.nbytes + 2 * _MARGIN + 256, np.uint8)
+    start = _MARGIN + (array.ctypes.data - (memory.ctypes.data + _MARGIN)) % 256
+    copy = memory[start : start + array.nbytes].view(array.dtype)
+    copy[...] = array.reshape(-1)
+    return copy
 
 
 class Module:

@@ -1,0 +1,14 @@
+"""The CUDA device of tapegrad on the simulated CuPy: its machine code is the source itself."""
+
+from __future__ import annotations
+
+from tapegrad.runtime.gpu import Compiler, CudaDevice
+
+from . import cupy
+
+COMPILER = Compiler(lambda: "simulator", lambda source, architecture, name: source.encode())
+
+
+def simulated_device() -> CudaDevice:
+    """A new one; all of them share one memory."""
+    return CudaDevice(cupy, COMPILER)
