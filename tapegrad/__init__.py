@@ -20,6 +20,7 @@ from tapegrad import errors, execution, functions, indexing, random  # noqa: E40
 from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
 from tapegrad.dims import Dim  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
+from tapegrad.interop import asarray, from_dlpack  # noqa: E402
 from tapegrad.jit import Jitted, RetraceWarning, Stats, explain, jit, stats, trace  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.runtime.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
@@ -33,12 +34,14 @@ __all__ = [
     "RetraceWarning",
     "Stats",
     "Tensor",
+    "asarray",
     "default_dtype",
     "default_dtype_scope",
     "enable_grad",
     "errors",
     "execution",
     "explain",
+    "from_dlpack",
     "get_num_threads",
     "grad",
     "indexing",

@@ -158,6 +158,10 @@ class DeviceError(TapegradError, RuntimeError):
     """A device is unknown, missing, or holds something else than the operation needs."""
 
 
+class ExchangeError(TapegradError, BufferError):
+    """An array cannot go to, or come from, another library in the way that was asked for."""
+
+
 class GraphError(TapegradError, RuntimeError):
     """A graph, kernel or program breaks a rule of the intermediate representation: a fault of tapegrad."""
 

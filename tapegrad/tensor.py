@@ -21,6 +21,7 @@ from tapegrad.errors import (
     InPlaceError,
     ShapeError,
 )
+from tapegrad.interop import Exchange
 from tapegrad.ir import sizes
 from tapegrad.operators import UFUNCS, Operators
 from tapegrad.primitives import shape_text
@@ -50,7 +51,7 @@ def check_device(device: object) -> None:
         raise DeviceError(f"device {device!r} is not available; this version runs on 'cpu'")
 
 
-class Tensor(Operators, TensorMethods):
+class Tensor(Operators, TensorMethods, Exchange):
     """An array whose operations are recorded on a tape.
 
     Parameters
