@@ -51,6 +51,9 @@ BLOCK, WARP = 256, 32
 TERMS = 16
 #: Blocks of a launch at most: beyond these, threads take several elements each.
 BLOCKS = 1024
+#: Words of int32 that every kernel is handed as ``status``, all zero before a run: the number of the check that failed,
+#: and how many blocks of the launch in progress have come to its end.
+STATUS_WORDS = 2
 #: Blocks, and warps, that keep partial results.
 PARTIAL_BLOCKS, PARTIAL_WARPS = 128, 256
 

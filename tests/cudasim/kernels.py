@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters
-from tapegrad.compiler.cuda_steps import BLOCK, kernel_steps
+from tapegrad.compiler.cuda_steps import BLOCK, STATUS_WORDS, kernel_steps
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Buffer, Kernel, Schedule
@@ -24,7 +24,7 @@ def run_kernels(
     checked: bool = True,
 ) -> int:
     """Run kernels on buffers, step after step; buffers that are missing are made; returns the status."""
-    status = np.zeros(1, np.int32)
+    status = np.zeros(STATUS_WORDS, np.int32)
     module = compile_module(cuda_source(kernels), checked)
     for kernel in kernels:
         for step in kernel_steps(kernel):
