@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,11 @@ _run_cache = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--update-golden`` writes the files of printed sources anew instead of comparing with them."""
-    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+    """Options of this project's tests."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing")
+    parser.addoption(
+        "--never-skip", action="append", default=[], metavar="MARKER", help="tests so marked fail where they would skip"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +41,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_run_cache], ignore_errors=True)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that must not be skipped fails where it is, unless it is one for a GPU."""
+    report = yield
+    required = set(item.config.getoption("--never-skip")) & {marker.name for marker in item.iter_markers()}
+    if report.skipped and required and item.get_closest_marker("gpu") is None:
+        report.outcome, report.longrepr = "failed", f"skipped, though it is marked {required}: {report.longrepr}"
+    return report
+
+
 @pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for one test alone."""
@@ -45,16 +59,37 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def cuda() -> Iterator[CudaDevice]:
-    """The simulated device, which ``"cuda"`` means during the test."""
+@cache
+def _gpu() -> CudaDevice | str:
+    """This machine's own GPU, or why there is none."""
+    from tapegrad.errors import DeviceError
+    from tapegrad.runtime.gpu import open_device
+
+    try:
+        return open_device()
+    except DeviceError as error:
+        return error.message
+
+
+@pytest.fixture(
+    params=[pytest.param("simulated", marks=pytest.mark.simulated), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
+def cuda(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
+    """The device that ``"cuda"`` means during the test: first the simulated one, then this machine's own."""
     from tapegrad.runtime import devices
     from tests.cudasim.device import simulated_device
     from tests.cudasim.simulator import available
 
-    if not available():
-        pytest.skip("there is no g++ to compile CUDA C for the CPU")
-    before = devices.register("cuda", device := simulated_device())
+    if request.param == "simulated":
+        if not available():
+            pytest.skip("there is no g++ to compile CUDA C for the CPU")
+        device = simulated_device()
+    else:
+        found = _gpu()
+        if isinstance(found, str):
+            pytest.skip(found)
+        device = found
+    before = devices.register("cuda", device)
     yield device
     devices.register("cuda", before)
 

@@ -8,8 +8,6 @@ import pytest
 from tapegrad.errors import DeviceError, GraphError
 from tapegrad.runtime.gpu import CudaDevice
 
-pytestmark = pytest.mark.simulated
-
 SOURCE = """
 extern "C" __global__ void __launch_bounds__(32) scale(float* __restrict__ y, const float* __restrict__ x, float by) {
   for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < 100; i += gridDim.x * blockDim.x) y[i] = by * x[i];
