@@ -1,9 +1,10 @@
 // The memory checker. Kernels are compiled with the compiler's thread and undefined-behaviour instrumentation, whose
-// callbacks are defined here; no sanitizer runtime is linked. Each element of a watched region remembers who wrote and
-// read it last, and in which epochs.
+// callbacks are defined here; no sanitizer runtime is linked. Each cell of a watched region remembers who wrote and read
+// it last, and in which epochs.
 
 #include <cstdio>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "simulator.h"
@@ -16,30 +17,38 @@ struct Access {
   uint32_t block_epoch = 0, warp_epoch = 0, grid_epoch = 0;
 };
 
-struct Element {
+// A cell whose stamp is not its region's remembers nothing: no cell has to be cleared before a launch or a block.
+struct Cell {
   Access written, read, read_before;
+  uint32_t stamp = 0;
   bool atomically = false;
 };
 
 struct Region {
   char *begin, *end;
-  int element_bytes;
+  int element_bytes;  // of the array, for messages
+  int cell_bytes;     // what a cell stands for
   const char* name;
   bool constant;
   uint8_t* initialised;  // one byte for each byte; the caller's, or `own_initialised`
-  std::vector<Element> elements;
+  uint32_t stamp;
+  std::vector<Cell> cells;
   std::vector<uint8_t> own_initialised;
 
   long count() const { return (end - begin) / element_bytes; }
 };
 
 std::vector<Region> regions;
+// Cells of regions of earlier launches, by the region's number: taking them again is quicker than making new ones.
+std::vector<std::vector<Cell>> spare_cells;
+uint32_t last_stamp = 0;
 Region* last_region = nullptr;
 const void* atomic_address = nullptr;
 size_t shared_begin = ~size_t(0);
 // What the shared regions of blocks hold that are resident but not running.
-std::vector<std::vector<std::vector<Element>>> kept_elements;
+std::vector<std::vector<std::vector<Cell>>> kept_cells;
 std::vector<std::vector<std::vector<uint8_t>>> kept_initialised;
+std::vector<std::vector<int>> kept_cell_bytes;
 
 bool happened_before(const Access& access, const Fiber& now) {
   if (access.thread == now.number || access.grid_epoch != launch.grid_epoch) return true;
@@ -83,103 +92,141 @@ Region* region_of(char* address) {
   return nullptr;
 }
 
+bool all_initialised(const uint8_t* initialised, int bytes) {
+  if (bytes == 4) {
+    uint32_t word;
+    memcpy(&word, initialised, 4);
+    return word == 0x01010101u;
+  }
+  for (int k = 0; k < bytes; ++k) {
+    if (!initialised[k]) return false;
+  }
+  return true;
+}
+
+// What was accessed word by word is from now on remembered byte by byte.
+void split_cells(Region* region) {
+  std::vector<Cell> finer(region->end - region->begin);
+  for (size_t k = 0; k < finer.size(); ++k) finer[k] = region->cells[k / region->cell_bytes];
+  region->cells.swap(finer);
+  region->cell_bytes = 1;
+}
+
 void check(void* place, int bytes, bool writes) {
-  Fiber* fiber = running_fiber();
-  if (!launch.checked || !fiber || has_failed()) return;
+  Fiber* fiber = current;
+  if (!launch.checked || !fiber || fiber == &host || failed) return;
   char* address = static_cast<char*>(place);
+  if (uintptr_t(address - fiber->stack) < stack_bytes) return;  // its own locals
   Region* region = region_of(address);
   if (!region) {
-    if (address >= fiber->stack && address < fiber->stack + stack_bytes) return;                  // its own locals
-    if (!writes && address >= launch.image_begin && address < launch.image_end) return;           // constants
+    if (!writes && address >= launch.image_begin && address < launch.image_end) return;  // constants
     report("out of bounds", nullptr, address, bytes, writes);
   }
   if (address + bytes > region->end) report("out of bounds", region, address, bytes, writes);
   if (writes && region->constant) report("write to a read-only buffer", region, address, bytes, writes);
-  if (reinterpret_cast<uintptr_t>(address) % bytes) report("misaligned", region, address, bytes, writes);
+  if (reinterpret_cast<uintptr_t>(address) & (bytes - 1)) report("misaligned", region, address, bytes, writes);
   uint8_t* initialised = region->initialised + (address - region->begin);
   if (writes) {
     memset(initialised, 1, bytes);
-  } else if (memchr(initialised, 0, bytes)) {
+  } else if (!all_initialised(initialised, bytes)) {
     report("read of uninitialised memory", region, address, bytes, writes);
   }
+  if (bytes < region->cell_bytes && region->own_initialised.size()) split_cells(region);
   const bool atomic = atomic_address == place;
   const Block& block = launch.blocks[fiber->slot];
   const Access now{fiber->number, block.epoch, block.warp[fiber->warp].epoch, launch.grid_epoch};
-  const long first = (address - region->begin) / region->element_bytes;
-  const long last = (address + bytes - 1 - region->begin) / region->element_bytes;
-  for (long index = first; index <= last; ++index) {
-    Element& element = region->elements[index];
-    const Access* earlier[] = {&element.written, &element.read, &element.read_before};
+  Cell* cell = &region->cells[(address - region->begin) / region->cell_bytes];
+  for (int rest = bytes; rest > 0; rest -= region->cell_bytes, ++cell) {
+    if (cell->stamp != region->stamp) {
+      *cell = Cell();
+      cell->stamp = region->stamp;
+    }
+    const Access* earlier[] = {&cell->written, &cell->read, &cell->read_before};
     for (int which = 0; which < (writes ? 3 : 1); ++which) {
-      const bool both_atomic = atomic && element.atomically;
-      if (earlier[which]->thread < 0 || (which == 0 && both_atomic) || (which > 0 && atomic)) continue;
+      if (earlier[which]->thread < 0 || earlier[which]->thread == now.thread) continue;
+      if (which == 0 ? atomic && cell->atomically : atomic) continue;
       if (happened_before(*earlier[which], *fiber)) continue;
       const char* fault = !writes ? "race (read after write)" : which ? "race (write after read)" : "race (write after write)";
       report(fault, region, address, bytes, writes, earlier[which]);
     }
     if (writes) {
-      element.written = now;
-      element.atomically = atomic;
+      cell->written = now;
+      cell->atomically = atomic;
     } else if (!atomic) {
-      if (element.read.thread != now.thread) element.read_before = element.read;
-      element.read = now;
+      if (cell->read.thread != now.thread) cell->read_before = cell->read;
+      cell->read = now;
     }
   }
 }
 
-void add(char* begin, uint64_t bytes, int element_bytes, const char* name, bool constant, uint8_t* initialised) {
-  regions.push_back(Region{begin, begin + bytes, element_bytes, name, constant, initialised, {}, {}});
+void add(char* begin, uint64_t bytes, int element_bytes, int cell_bytes, const char* name, bool constant,
+         uint8_t* initialised) {
+  const size_t number = regions.size();
+  if (spare_cells.size() <= number) spare_cells.resize(number + 1);
+  regions.push_back(Region{begin, begin + bytes, element_bytes, cell_bytes, name, constant, initialised, 0, {}, {}});
   Region& region = regions.back();
-  region.elements.resize(bytes / element_bytes);
+  region.cells.swap(spare_cells[number]);
+  const size_t cells = (bytes + cell_bytes - 1) / cell_bytes;
+  if (region.cells.size() < cells) region.cells.resize(cells);
+  region.stamp = ++last_stamp;
   if (!initialised) {
     region.own_initialised.resize(bytes);
     region.initialised = region.own_initialised.data();
   }
 }
 
+// Forget the regions from number `first` on, and keep their cells.
+void forget_from(size_t first) {
+  while (regions.size() > first) {
+    regions.back().cells.swap(spare_cells[regions.size() - 1]);
+    regions.pop_back();
+  }
+  last_region = nullptr;
+}
+
 }  // namespace
 
-// Byte by byte: what shared memory holds, its kernel alone knows.
+// What shared memory holds, its kernel alone knows: words, until something smaller is accessed.
 void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint64_t dynamic_bytes, int resident) {
   shared_begin = regions.size();
+  if (variable_bytes) add(variables, variable_bytes, 1, 4, "__shared__ memory", false, nullptr);
+  if (dynamic_bytes) add(dynamic, dynamic_bytes, 1, 4, "dynamic shared memory", false, nullptr);
   last_region = nullptr;
-  if (variable_bytes) add(variables, variable_bytes, 1, "__shared__ memory", false, nullptr);
-  if (dynamic_bytes) add(dynamic, dynamic_bytes, 1, "dynamic shared memory", false, nullptr);
-  kept_elements.assign(resident, {});
-  kept_initialised.assign(resident, {});
-  for (int slot = 0; slot < resident; ++slot) {
+  kept_cells.assign(resident > 1 ? resident : 0, {});
+  kept_initialised.assign(kept_cells.size(), {});
+  kept_cell_bytes.assign(kept_cells.size(), {});
+  for (size_t slot = 0; slot < kept_cells.size(); ++slot) {
     for (size_t k = shared_begin; k < regions.size(); ++k) {
-      kept_elements[slot].emplace_back(regions[k].elements.size());
-      kept_initialised[slot].emplace_back(regions[k].elements.size());
+      kept_cells[slot].emplace_back(regions[k].cells.size());
+      kept_initialised[slot].emplace_back(regions[k].own_initialised.size());
+      kept_cell_bytes[slot].push_back(4);
     }
   }
 }
 
 void fresh_shared() {
   for (size_t k = shared_begin; k < regions.size(); ++k) {
-    regions[k].elements.assign(regions[k].elements.size(), Element());
-    regions[k].own_initialised.assign(regions[k].elements.size(), 0);
-    regions[k].initialised = regions[k].own_initialised.data();
+    regions[k].stamp = ++last_stamp;
+    memset(regions[k].initialised, 0, regions[k].own_initialised.size());
   }
 }
 
 void switch_shared(int from, int to) {
   for (size_t k = shared_begin; k < regions.size(); ++k) {
     const size_t which = k - shared_begin;
-    if (from >= 0) {
-      kept_elements[from][which].swap(regions[k].elements);
-      kept_initialised[from][which].swap(regions[k].own_initialised);
+    for (int slot : {from, to}) {
+      if (slot < 0) continue;
+      kept_cells[slot][which].swap(regions[k].cells);
+      kept_initialised[slot][which].swap(regions[k].own_initialised);
+      std::swap(kept_cell_bytes[slot][which], regions[k].cell_bytes);
     }
-    regions[k].elements.swap(kept_elements[to][which]);
-    regions[k].own_initialised.swap(kept_initialised[to][which]);
     regions[k].initialised = regions[k].own_initialised.data();
   }
 }
 
 void forget_shared() {
-  if (shared_begin != ~size_t(0)) regions.resize(shared_begin, Region{});
+  if (shared_begin != ~size_t(0)) forget_from(shared_begin);
   shared_begin = ~size_t(0);
-  last_region = nullptr;
 }
 
 }  // namespace cudasim
@@ -189,12 +236,11 @@ using namespace cudasim;
 extern "C" {
 
 void cudasim_forget_regions() {
-  regions.clear();
-  last_region = nullptr;
+  forget_from(0);
 }
 
 void cudasim_watch(char* begin, uint64_t bytes, int element_bytes, const char* name, int constant, uint8_t* initialised) {
-  add(begin, bytes, element_bytes, name, constant != 0, initialised);
+  add(begin, bytes, element_bytes, element_bytes, name, constant != 0, initialised);
 }
 
 void cudasim_atomic(const void* address, int bytes) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "simulator.h"
 
@@ -77,6 +78,9 @@ constexpr int entry_word = 11;
 namespace cudasim {
 
 Launch launch;
+Fiber* current = nullptr;
+Fiber host;
+bool failed = false;
 
 namespace {
 
@@ -85,8 +89,6 @@ enum Order { ascending, descending, shuffled };
 constexpr unsigned largest_block = 1024;
 constexpr uint64_t shared_bytes_limit = 227 << 10;
 
-Fiber* current = nullptr;
-Fiber host;
 char message[1024];
 void (*kernel)(void**);
 void** kernel_arguments;
@@ -98,6 +100,11 @@ int shared_of = -1;  // the slot whose shared memory lies in place
 char *variables, *dynamic_memory;
 uint64_t variable_bytes, dynamic_bytes;
 char** kept_shared;
+// Kept from launch to launch: the system takes its time over fresh memory.
+std::vector<Fiber> fibers;
+std::vector<Block> blocks_at_hand;
+char* stacks = nullptr;
+size_t stack_count = 0;
 long long clock_ticks;
 
 int fiber_count() { return launch.resident * launch.threads; }
@@ -255,7 +262,7 @@ void prepare_stack(Fiber* fiber) {
   fiber->stack_pointer = words;
 }
 
-void prepare_block(int slot, unsigned number, dim3 grid, dim3 size, char* stacks) {
+void prepare_block(int slot, unsigned number, dim3 grid, dim3 size) {
   Block& block = launch.blocks[slot];
   block = Block();
   block.alive = launch.threads;
@@ -297,11 +304,8 @@ void run_resident() {
 
 }  // namespace
 
-Fiber* running_fiber() { return current == &host ? nullptr : current; }
-
-bool has_failed() { return message[0] != 0; }
-
 [[noreturn]] void fail(const char* what) {
+  failed = true;
   if (!message[0]) {
     int counts[5] = {0}, line = 0;
     count_states(counts, &line);
@@ -429,6 +433,7 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
   const dim3 grid{grid_size[0], grid_size[1], grid_size[2]}, size{block_size[0], block_size[1], block_size[2]};
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z, threads = uint64_t(size.x) * size.y * size.z;
   message[0] = 0;
+  failed = false;
   if (threads < 1 || threads > largest_block || size.z > 64 || blocks < 1 || grid.y > 65535 || grid.z > 65535) {
     snprintf(message, sizeof message, "invalid launch configuration");
     return 1;
@@ -450,9 +455,15 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
   launch.image_begin = places[2];
   launch.image_end = places[3];
   launch.checked = is_checked;
-  launch.fibers = new Fiber[fiber_count()];
-  launch.blocks = new Block[launch.resident];
-  char* stacks = static_cast<char*>(malloc(stack_bytes * size_t(fiber_count())));
+  if (fibers.size() < size_t(fiber_count())) fibers.resize(fiber_count());
+  if (blocks_at_hand.size() < size_t(launch.resident)) blocks_at_hand.resize(launch.resident);
+  launch.fibers = fibers.data();
+  launch.blocks = blocks_at_hand.data();
+  if (stack_count < size_t(fiber_count())) {
+    free(stacks);
+    stack_count = fiber_count();
+    stacks = static_cast<char*>(malloc(stack_bytes * stack_count));
+  }
   dynamic_memory = static_cast<char*>(aligned_alloc(128, (dynamic_bytes + 255) / 128 * 128));
   if (launch.checked) watch_shared(variables, variable_bytes, dynamic_memory, dynamic_bytes, launch.resident);
   constexpr int poison = 0xff;  // NaN as a float, -1 as an integer
@@ -461,7 +472,7 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
     for (unsigned block = 0; block < blocks; ++block) {
       kept_shared[block] = new char[variable_bytes + dynamic_bytes + 1];
       memset(kept_shared[block], poison, variable_bytes + dynamic_bytes);
-      prepare_block(int(block), block, grid, size, stacks);
+      prepare_block(int(block), block, grid, size);
     }
     if (blocks == 1) {
       memset(variables, poison, variable_bytes);
@@ -475,15 +486,12 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
       memset(variables, poison, variable_bytes);
       memset(dynamic_memory, poison, dynamic_bytes);
       if (launch.checked) fresh_shared();
-      prepare_block(0, order == descending ? unsigned(blocks) - 1 - k : k, grid, size, stacks);
+      prepare_block(0, order == descending ? unsigned(blocks) - 1 - k : k, grid, size);
       run_resident();
     }
   }
   current = nullptr;
   if (launch.checked) forget_shared();
-  delete[] launch.fibers;
-  delete[] launch.blocks;
-  free(stacks);
   free(dynamic_memory);
   launch.fibers = nullptr;
   return message[0] != 0;

@@ -6,6 +6,7 @@
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
 
+#pragma GCC visibility push(hidden)
 namespace cudasim {
 
 enum class State : uint8_t { running, at_warp, at_block, at_grid, exited };
@@ -52,9 +53,10 @@ struct Launch {
 };
 
 extern Launch launch;
+extern Fiber* current;  // the thread that runs; null or `host` between threads
+extern Fiber host;
+extern bool failed;
 
-Fiber* running_fiber();
-bool has_failed();
 // End the launch with a message that names the thread; does not return.
 [[noreturn]] void fail(const char* what);
 
@@ -65,3 +67,4 @@ void fresh_shared();
 void switch_shared(int from, int to);
 
 }  // namespace cudasim
+#pragma GCC visibility pop

@@ -35,13 +35,8 @@ _KERNEL = re.compile(
 )
 _DEFINE = re.compile(r"^#define (\w+) (\d+)\s*$", re.MULTILINE)
 _DTYPES = {
-    "float": "f4",
-    "double": "f8",
-    "int": "i4",
-    "unsigned": "u4",
-    "long": "i8",
-    "char": "i1",
-    "bool": "b1",
+    **{"float": "f4", "double": "f8", "int": "i4", "unsigned": "u4", "long": "i8", "char": "i1", "bool": "b1"},
+    **{"f32": "f4", "f64": "f8", "i32": "i4", "i64": "i8", "u8": "u1", "b1": "b1"},
 }
 _SCALARS: dict[str, tuple[type, ...]] = {
     "i": (np.int32, np.uint32),
