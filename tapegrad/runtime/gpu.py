@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tapegrad.errors import DeviceError, GraphError
-from tapegrad.runtime import cubins, nvrtc
+from tapegrad.runtime import cubins, cublas, nvrtc
 
 #: Bytes of shared memory that a block has without asking for more.
 ORDINARY_SHARED_BYTES = 48 << 10
@@ -138,15 +138,15 @@ class CudaDevice:
         CuPy, or what stands for it.
     compiler : Compiler
         CUDA C to machine code.
-    products : object
-        The library of matrix products.
+    library : callable
+        Gives cuBLAS, or None where there is none; called when the first large product is met.
     """
 
     name = "cuda:0"
 
-    def __init__(self, cupy: Any, compiler: Compiler, products: Any = None) -> None:
+    def __init__(self, cupy: Any, compiler: Compiler, library: Callable[[], cublas.Library | None]) -> None:
         self.cupy = cupy
-        self.products = products
+        self._library = library
         self.array_type: type = cupy.ndarray
         self._compiler = compiler
         self._runtime_error = cupy.cuda.runtime.CUDARuntimeError
@@ -203,6 +203,17 @@ class CudaDevice:
         return int(array.data.ptr)
 
     # Programs
+
+    @cached_property
+    def products(self) -> cublas.Products | None:
+        """cuBLAS, where it is installed."""
+        library = self._library()
+        return None if library is None else cublas.Products(library)
+
+    def multiply(self, call: cublas.ProductCall, workspace: Any) -> None:
+        """Start a product on the current stream; ``workspace`` is an array of `cublas.WORKSPACE_BYTES`."""
+        assert self.products is not None
+        self.products.multiply(call, self.cupy.cuda.get_current_stream().ptr, self.address(workspace))
 
     def load(self, source: str, name: str) -> LoadedModule:
         """The kernels of a source: from the disk cache, or compiled."""
@@ -261,4 +272,4 @@ def open_device() -> CudaDevice:
         import cupy
     except ImportError as error:
         raise DeviceError("device 'cuda' needs CuPy: pip install 'tapegrad[gpu]', or 'tapegrad[gpu-cuda12]'") from error
-    return CudaDevice(cupy, NVRTC)
+    return CudaDevice(cupy, NVRTC, cublas.library)

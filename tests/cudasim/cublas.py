@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import cupy
 from .simulator import SimulatorError
 
 SUCCESS, NOT_INITIALIZED, INVALID_VALUE, NOT_SUPPORTED = 0, 1, 7, 15
@@ -40,6 +41,23 @@ class Memory(Protocol):
 
     def submit(self, stream: int, work: Callable[[], None]) -> bool:
         """Run work in the order of a stream, or record it; whether it was recorded."""
+
+
+class CupyMemory:
+    """The memory and the streams of the simulated CuPy."""
+
+    def view(self, address: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if size and not cupy.memory.holds(address, size):
+            raise SimulatorError(f"cuBLAS: {size} bytes at {address:#x} are not in one array")
+        start = cupy.memory.offset(address)
+        return cupy.memory.bytes[start : start + size], cupy.memory.filled[start : start + size]
+
+    def submit(self, stream: int, work: Callable[[], None]) -> bool:
+        current = cupy.get_current_stream()
+        if current.ptr != stream:
+            raise SimulatorError(f"cuBLAS: runs on stream {stream}, and the current one is {current.ptr}")
+        cupy.submit(work, ())
+        return current.is_capturing()
 
 
 @dataclass

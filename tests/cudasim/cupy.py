@@ -141,7 +141,7 @@ def get_current_stream(device_id: int = -1) -> Stream:
     return _state().streams[-1]
 
 
-def _submit(work: Callable[[], None], spans: Sequence[tuple[int, int]], stream: Stream | None = None) -> None:
+def submit(work: Callable[[], None], spans: Sequence[tuple[int, int]], stream: Stream | None = None) -> None:
     """Run work on the current stream, or record it."""
     stream = stream or get_current_stream()
     if stream._record is not None:
@@ -274,7 +274,7 @@ class ndarray:
         if isinstance(value, np.ndarray):
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         if not isinstance(value, ndarray):
-            _submit(lambda: target._fill(value), target._spans())
+            submit(lambda: target._fill(value), target._spans())
             return
         np.broadcast_shapes(value.shape, target.shape)
 
@@ -282,7 +282,7 @@ class ndarray:
             target._values[...] = value._require()
             target._filled[...] = 1
 
-        _submit(work, (*target._spans(), *value._spans()))
+        submit(work, (*target._spans(), *value._spans()))
 
     def _fill(self, value: Any) -> None:
         self._values[...] = value
@@ -396,7 +396,7 @@ class Function:
                 grid, block, arguments, shared_bytes=shared_mem, cooperative=enable_cooperative_groups, order=order
             )
 
-        _submit(work, spans, stream)
+        submit(work, spans, stream)
 
 
 _functions: dict[int, Function] = {}

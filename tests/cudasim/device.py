@@ -5,10 +5,11 @@ from __future__ import annotations
 from tapegrad.runtime.gpu import Compiler, CudaDevice
 
 from . import cupy
+from .cublas import CupyMemory, FakeCublas
 
 COMPILER = Compiler(lambda: "simulator", lambda source, architecture, name: source.encode())
 
 
 def simulated_device() -> CudaDevice:
     """A new one; all of them share one memory."""
-    return CudaDevice(cupy, COMPILER)
+    return CudaDevice(cupy, COMPILER, lambda: FakeCublas(CupyMemory()))

@@ -17,6 +17,7 @@ from tapegrad.errors import DeviceError
 from tapegrad.runtime import cublas
 from tapegrad.runtime.cublas import WORKSPACE_BYTES, Address, Matrices, ProductCall, Products, stored
 from tests.cudasim.cublas import FakeCublas
+from tests.cudasim.device import simulated_device
 from tests.cudasim.simulator import SimulatorError
 
 STREAM = 0x5000
@@ -226,6 +227,34 @@ class TestCapture:
         library.calls.clear()
         products.multiply(call, STREAM, workspace)
         assert "cublasSetStream_v2" not in library.calls
+
+
+class TestDevice:
+    """The CUDA device's own streams, arrays and graphs."""
+
+    def test_a_graph_holds_a_product(self) -> None:
+        device = simulated_device()
+        a, b, c = (device.from_host(numbers((5, 5), "float32", seed)) for seed in range(3))
+        out, left, right = (Matrices(device.address(array), "float32", 5, 1) for array in (c, a, b))
+        call = ProductCall(out, left, right, 5, 5, 5, 1, 1.0, 0.0)
+        workspace = device.empty((WORKSPACE_BYTES,), np.dtype(np.uint8))
+        device.multiply(call, workspace)
+        expected = device.to_host(a) @ device.to_host(b)
+        np.testing.assert_allclose(device.to_host(c), expected, rtol=1e-6)
+        with device.capture() as graph:
+            device.multiply(call, workspace)
+        device.copy(a, 2 * device.to_host(a))
+        np.testing.assert_allclose(device.to_host(c), expected, rtol=1e-6)
+        graph.launch()
+        np.testing.assert_allclose(device.to_host(c), 2 * expected, rtol=1e-6)
+
+    def test_a_product_past_the_end_of_an_array_is_found(self) -> None:
+        device = simulated_device()
+        a, b, c = (device.from_host(numbers((5, 5), "float32", seed)) for seed in range(3))
+        out, left, right = (Matrices(device.address(array), "float32", 5, 1) for array in (c, a, b))
+        workspace = device.empty((WORKSPACE_BYTES,), np.dtype(np.uint8))
+        with pytest.raises(SimulatorError, match="not in one array"):
+            device.multiply(ProductCall(out, left, right, 500, 5, 5, 1, 1.0, 0.0), workspace)
 
 
 class TestPrecision:
