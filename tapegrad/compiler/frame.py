@@ -50,6 +50,19 @@ _writing: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
 _nobody = np.zeros(1, np.int64)
 
 
+def writing_flag(address: int) -> np.ndarray:
+    """The word that is not 0 while somebody writes the cell at an address."""
+    return _writing.setdefault(address, np.zeros(1, np.int64))
+
+
+def busy(name: str) -> InPlaceError:
+    """The error of a call of the program ``name`` that finds its cells being written."""
+    return InPlaceError(
+        f"{name}: another thread is in the middle of updating the same parameters; "
+        "let one thread at a time train a model, or give each thread a copy"
+    )
+
+
 def _forget_writers() -> None:
     """The child of a fork has none of the threads that were writing."""
     for flag in list(_writing.values()):
@@ -158,7 +171,7 @@ class Frame:
         self._in_frame.discard(number)
         address = self._block[self._words[number]] = self._address(array)
         if number == self._first_cell:
-            self._writing = _writing.setdefault(address, np.zeros(1, np.int64))
+            self._writing = writing_flag(address)
 
     def set_scalar(self, number: int, value: Number) -> None:
         """Give the 0-d input ``number`` a Python number, kept in the frame."""
@@ -327,10 +340,7 @@ class Frame:
             status = native(*arguments)
         else:
             if writing[0]:
-                raise InPlaceError(
-                    f"{self._program.name}: another thread is in the middle of updating the same parameters; "
-                    "let one thread at a time train a model, or give each thread a copy"
-                )
+                raise busy(self._program.name)
             writing[0] = 1
             try:
                 status = native(*arguments)

@@ -34,16 +34,19 @@ def arena_buffers(layout: Layout) -> tuple[int, ...]:
     return tuple(k for k, buffer in enumerate(layout.buffers) if buffer.role in ("temporary", "scratch"))
 
 
-def buffer_bytes(buffer: BufferUse, symbols: Mapping[Symbol, int]) -> int:
+def buffer_bytes(buffer: BufferUse, symbols: Mapping[Symbol, int], alignment: int = ALIGNMENT) -> int:
     """The bytes a buffer needs, up to the next boundary; an empty one gets a boundary of its own, too."""
     count = max(sizes.evaluate(buffer.size, symbols), 1) * buffer.dtype.itemsize
-    return -(-count // ALIGNMENT) * ALIGNMENT
+    return -(-count // alignment) * alignment
 
 
-def plan_memory(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> Plan:
+def plan_memory(
+    buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int], alignment: int = ALIGNMENT, page: int = PAGE
+) -> Plan:
     """Offsets for buffers of these lifetimes, each at the lowest place that is free while it lives.
 
     The largest come first. Where that needs more than lifetimes do, other orders are tried and the best is taken.
+    Buffers begin at multiples of ``alignment``; with a ``page`` of 0 no kernel needs its buffers apart.
 
     Examples
     --------
@@ -53,16 +56,16 @@ def plan_memory(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> 
     >>> plan_memory([first, second], {}).offsets
     (0, 0)
     """
-    amounts = [buffer_bytes(buffer, symbols) for buffer in buffers]
+    amounts = [buffer_bytes(buffer, symbols, alignment) for buffer in buffers]
     alive = _alive(buffers, amounts)
     bound = max(alive, default=0)
     best: Plan | None = None
     for order in _orders(buffers, amounts, alive):
-        offsets = _placed(order, buffers, amounts)
+        offsets = _placed(order, buffers, amounts, page)
         arena = max((offset + amount for offset, amount in zip(offsets, amounts, strict=True)), default=0)
         if best is None or arena < best.arena_bytes:
             best = Plan(tuple(offsets), arena, bound)
-        if arena <= bound + PAGE:
+        if arena <= bound + page:
             break
     assert best is not None
     return best
@@ -85,13 +88,13 @@ def _orders(buffers: Sequence[BufferUse], amounts: Sequence[int], alive: Sequenc
     yield sorted(places, key=lambda place: (-times[place], -amounts[place], place))
 
 
-def _placed(order: Sequence[int], buffers: Sequence[BufferUse], amounts: Sequence[int]) -> list[int]:
+def _placed(order: Sequence[int], buffers: Sequence[BufferUse], amounts: Sequence[int], page: int) -> list[int]:
     """The offsets of buffers that are placed in an order."""
     offsets = [0] * len(buffers)
     placed: list[int] = []
     for item in order:
         neighbours = [other for other in placed if _meet(buffers[item], buffers[other])]
-        offsets[item] = _lowest_place(item, neighbours, buffers, amounts, offsets)
+        offsets[item] = _lowest_place(item, neighbours, buffers, amounts, offsets, page)
         placed.append(item)
     return offsets
 
@@ -101,17 +104,22 @@ def _meet(first: BufferUse, second: BufferUse) -> bool:
 
 
 def _lowest_place(
-    item: int, neighbours: Sequence[int], buffers: Sequence[BufferUse], amounts: Sequence[int], offsets: Sequence[int]
+    item: int,
+    neighbours: Sequence[int],
+    buffers: Sequence[BufferUse],
+    amounts: Sequence[int],
+    offsets: Sequence[int],
+    page: int,
 ) -> int:
     """The lowest offset that overlaps no neighbour and has a colour of its own among the buffers of its kernels."""
     own = set(buffers[item].kernels)
     colours = {
-        offsets[other] % PAGE
+        offsets[other] % page
         for other in neighbours
-        if min(amounts[item], amounts[other]) >= PAGE and not own.isdisjoint(buffers[other].kernels)
+        if page and min(amounts[item], amounts[other]) >= page and not own.isdisjoint(buffers[other].kernels)
     }
     # More large buffers than a page has colours: further moving would only cost memory.
-    coloured = len(colours) < PAGE // COLOUR
+    coloured = len(colours) < page // COLOUR
     place = 0
     moved = True
     while moved:
@@ -119,7 +127,7 @@ def _lowest_place(
         for start, end in sorted((offsets[other], offsets[other] + amounts[other]) for other in neighbours):
             if start < place + amounts[item] and place < end:
                 place, moved = end, True
-        while coloured and place % PAGE in colours:
+        while coloured and place % page in colours:
             place, moved = place + COLOUR, True
     return place
 
@@ -133,7 +141,9 @@ def _alive(buffers: Sequence[BufferUse], amounts: Sequence[int]) -> list[int]:
     return alive
 
 
-def memory_table(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) -> str:
+def memory_table(
+    buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int], alignment: int = ALIGNMENT, page: int = PAGE
+) -> str:
     """The plan as text, one line a buffer by offset, for people.
 
     Examples
@@ -144,11 +154,11 @@ def memory_table(buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int]) ->
              0        448  0-2      h: float32[100]
     arena 448 bytes, lower bound 448 bytes
     """
-    plan = plan_memory(buffers, symbols)
+    plan = plan_memory(buffers, symbols, alignment, page)
     lines = [f"{'offset':>10} {'bytes':>10}  kernels  buffer"]
     for offset, buffer in sorted(zip(plan.offsets, buffers, strict=True), key=lambda pair: pair[0]):
         span = f"{buffer.first}-{buffer.last}" if buffer.first != buffer.last else str(buffer.first)
         what = f"{buffer.name}: {buffer.dtype}[{buffer.size}]" + (" (scratch)" if buffer.role == "scratch" else "")
-        lines.append(f"{offset:>10} {buffer_bytes(buffer, symbols):>10}  {span:<7}  {what}")
+        lines.append(f"{offset:>10} {buffer_bytes(buffer, symbols, alignment):>10}  {span:<7}  {what}")
     lines.append(f"arena {plan.arena_bytes} bytes, lower bound {plan.lower_bound} bytes")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -32,8 +32,15 @@ from tapegrad.runtime import cache, cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.device import Device, LoadedCode
 from tapegrad.runtime.failures import check_error, check_locations
+from tapegrad.runtime.gpu import CudaDevice
 
 __all__ = ["Program", "ProgramKernel", "at_the_door", "compile_graph", "compile_kernel", "compile_schedule"]
+
+if TYPE_CHECKING:
+    from tapegrad.compiler.cuda_program import CudaProgram
+
+    AnyDevice: TypeAlias = Device | CudaDevice
+    AnyProgram: TypeAlias = "Program | CudaProgram"
 
 _REMEMBERED_SHAPES = 64
 
@@ -285,7 +292,19 @@ class Program:
 # Compiling ------------------------------------------------------------------------------------------------------
 
 
-def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.DEVICE) -> Program:
+@overload
+def compile_graph(graph: Graph, *, name: str = ..., device: Device = ...) -> Program: ...
+
+
+@overload
+def compile_graph(graph: Graph, *, name: str = ..., device: CudaDevice) -> CudaProgram: ...
+
+
+@overload
+def compile_graph(graph: Graph, *, name: str = ..., device: AnyDevice) -> AnyProgram: ...
+
+
+def compile_graph(graph: Graph, *, name: str = "program", device: AnyDevice = cpu.DEVICE) -> AnyProgram:
     """The program of a graph: from the disk cache, or compiled.
 
     Parameters
@@ -293,12 +312,12 @@ def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.D
     graph : Graph
     name : str
         What people call it, in notices and in the source.
-    device : Device
+    device : Device or CudaDevice
         Where it will run.
 
     Returns
     -------
-    Program
+    Program or CudaProgram
 
     Examples
     --------
@@ -313,14 +332,26 @@ def compile_graph(graph: Graph, *, name: str = "program", device: Device = cpu.D
     found = find_program(graph, name=name, device=device)
     if found is not None:
         return found
+    if isinstance(device, CudaDevice):
+        return _on_cuda(graph, None, name, device)
     schedule = _schedule(graph)
     if cpu.runs_as_python():
         return _as_python(graph, schedule, name, device)
     return _compiled(graph, schedule, _key(graph, device), name, device)
 
 
-def find_program(graph: Graph, *, name: str = "program", device: Device = cpu.DEVICE) -> Program | None:
+@overload
+def find_program(graph: Graph, *, name: str = ..., device: Device = ...) -> Program | None: ...
+
+
+@overload
+def find_program(graph: Graph, *, name: str = ..., device: AnyDevice) -> AnyProgram | None: ...
+
+
+def find_program(graph: Graph, *, name: str = "program", device: AnyDevice = cpu.DEVICE) -> AnyProgram | None:
     """The program of a graph from the disk cache; None where it has to be compiled."""
+    if isinstance(device, CudaDevice):
+        return None
     found = None if cpu.runs_as_python() else _from_cache(_key(graph, device), device)
     if found is None:
         return None
@@ -342,11 +373,25 @@ def _schedule(graph: Graph) -> Schedule:
     return overlap_rows(parallel(schedule(simplify(graph).check())))
 
 
+@overload
 def compile_schedule(
-    schedule: Schedule, *, name: str = "program", graph: Graph | None = None, device: Device = cpu.DEVICE
-) -> Program:
+    schedule: Schedule, *, name: str = ..., graph: Graph | None = ..., device: Device = ...
+) -> Program: ...
+
+
+@overload
+def compile_schedule(
+    schedule: Schedule, *, name: str = ..., graph: Graph | None = ..., device: CudaDevice
+) -> CudaProgram: ...
+
+
+def compile_schedule(
+    schedule: Schedule, *, name: str = "program", graph: Graph | None = None, device: AnyDevice = cpu.DEVICE
+) -> AnyProgram:
     """The program of kernels that exist already; ``graph`` is what they mean, if it is not ``schedule.graph``."""
     graph = graph if graph is not None else schedule.graph
+    if isinstance(device, CudaDevice):
+        return _on_cuda(graph, schedule, name, device)
     if cpu.runs_as_python():
         return _as_python(graph, schedule, name, device)
     layout, words = make_layout(schedule)
@@ -360,7 +405,15 @@ def compile_schedule(
     )
 
 
-def compile_kernel(kernel: Kernel, *, name: str | None = None, device: Device = cpu.DEVICE) -> Program:
+@overload
+def compile_kernel(kernel: Kernel, *, name: str | None = ..., device: Device = ...) -> Program: ...
+
+
+@overload
+def compile_kernel(kernel: Kernel, *, name: str | None = ..., device: CudaDevice) -> CudaProgram: ...
+
+
+def compile_kernel(kernel: Kernel, *, name: str | None = None, device: AnyDevice = cpu.DEVICE) -> AnyProgram:
     """One kernel as a program of its own.
 
     Its inputs are what the kernel reads, its outputs what it writes, in the kernel's order. A buffer that the kernel
@@ -369,6 +422,13 @@ def compile_kernel(kernel: Kernel, *, name: str | None = None, device: Device = 
     writes = tuple((number, kernel.reads.index(b)) for number, b in enumerate(kernel.writes) if b in kernel.reads)
     graph = replace(kernel.graph, writes=writes)
     return compile_schedule(alone(kernel), name=name or kernel.name, graph=graph, device=device)
+
+
+def _on_cuda(graph: Graph, schedule: Schedule | None, name: str, device: CudaDevice) -> CudaProgram:
+    """A program on a CUDA device; what is only needed there is imported here."""
+    from tapegrad.compiler.cuda_program import CudaProgram, cuda_schedule
+
+    return CudaProgram(graph, schedule if schedule is not None else cuda_schedule(graph), name, device)
 
 
 def _meaning(source: str) -> str:

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +48,10 @@ _SCALARS: dict[str, tuple[type, ...]] = {
 }
 #: Bytes before and behind each array in which every access is out of bounds.
 _MARGIN = 1 << 16
+
+
+#: The runtime knows one launch at a time.
+_launching = threading.Lock()
 
 
 class SimulatorError(RuntimeError):
@@ -176,7 +181,8 @@ class Kernel:
             keep += [copy, filled]
             words.append(Span(copy.ctypes.data, argument.nbytes, argument.dtype, filled.ctypes.data))
         self._refuse_aliases(arguments)
-        failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
+        with _launching:
+            failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
         for given, copy in copies:
             if given.flags.writeable:
                 given[...] = copy.reshape(given.shape)
@@ -211,7 +217,8 @@ class Kernel:
             for other, its in spans[:number]:
                 apart = span.address >= other.address + other.bytes or other.address >= span.address + span.bytes
                 self._check_alias(parameter, its, not apart and min(span.bytes, other.bytes) > 0)
-        failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
+        with _launching:
+            failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
         if failure:
             raise SimulatorError(failure)
 

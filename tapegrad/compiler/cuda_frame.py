@@ -1,0 +1,567 @@
+"""Frames on a CUDA device: what one thread needs to call a program - the arena, staged inputs, graphs of launches.
+
+A call whose buffers lie where those of an earlier call lay is replayed as a graph. So that few calls differ, host
+arrays go through places of the frame's own, and so do small device arrays that come with a new address each time;
+outputs are then computed in the frame and copied out. The key of a graph is the shapes of a call and every address that
+its launches were given, so a graph never reads or writes what its call did not mean.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tapegrad.compiler.cuda_layout import ALIGNMENT
+from tapegrad.compiler.cuda_scan import BEGIN, END, Pattern
+from tapegrad.compiler.cuda_steps import BLOCK, BLOCKS, STATUS_WORDS
+from tapegrad.compiler.frame import NATIVE_SECONDS, at_the_door, busy, writing_flag
+from tapegrad.compiler.layout import SUFFIXES
+from tapegrad.errors import DeviceError, DTypeError, InPlaceError, ShapeError
+from tapegrad.ir.graph import type_string
+from tapegrad.primitives import shape_text
+from tapegrad.runtime.counters import counters
+
+if TYPE_CHECKING:
+    from tapegrad.compiler.cuda_program import CudaBinding, CudaProgram
+    from tapegrad.runtime.gpu import CapturedGraph
+
+#: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
+Key = tuple[Any, ...]
+Call = Callable[[], None]
+
+#: Host inputs of up to so many bytes are copied to the device together, and only when they changed.
+PACKED_BYTES = 4096
+#: Device inputs of up to so many bytes that come with new addresses are copied to where a graph reads them; copying
+#: more takes longer than launching one by one.
+STAGED_BYTES = 1 << 20
+#: Graphs that a frame keeps.
+GRAPHS = 16
+#: Keys of calls that a frame remembers, to know those that come again.
+KEYS = 64
+#: Steps of a scan that one graph does, the most first.
+GRAPH_STEPS = (64, 8, 1)
+
+
+class CudaFrame:
+    """The state of calls on a device; made by a `CudaProgram`, used by one thread at a time."""
+
+    def __init__(self, program: CudaProgram) -> None:
+        counters.add("frames")
+        self._program = program
+        self._device = program.device
+        self._array_type: Any = program.device.array_type
+        self._layout = program.layout
+        self._dtypes = tuple(node.dtype for node in program.graph.inputs)
+        self._output_dtypes = program.output_dtypes
+        self._written = dict(program.graph.writes)
+        self._cells = frozenset(self._written.values())
+        self._first_cell = min(self._cells, default=-1)
+        self._checked = bool(program.schedule.checks)
+        self._status = self._device.from_host(np.zeros(STATUS_WORDS, np.int32))
+        self._counter = self._device.from_host(np.zeros(2, np.int64))
+        self._binding: CudaBinding | None = None
+        #: Memory of the frame by what it is for, as bytes.
+        self._regions: dict[Any, Any] = {}
+        #: What lies in the region of packed inputs.
+        self._packed: bytes | None = None
+        #: Where each input lay on the device in the last call, and those that have come with a new address.
+        self._last: list[int | None] = [None] * len(self._dtypes)
+        self._volatile: set[int] = set()
+        self._graphs: OrderedDict[Key, CapturedGraph | None] = OrderedDict()
+        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._previous: Key | None = None
+        #: Cells that were copied at the door, with the copies.
+        self._copied_back: list[tuple[Any, Any]] = []
+        self._step_seconds = 0.0
+
+    # --- running
+
+    def run(self, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> list[Any]:
+        """Run the program once; see `CudaProgram.run`."""
+        binding = self._bind(tuple([np.shape(array) for array in inputs]))
+        used = self._place_inputs(inputs, range(len(inputs)))
+        given = self._given_outputs(outputs)
+        key: Key = ("run", binding.shapes, tuple(map(self._device.address, used)))
+        if self._comes_again(key) and binding.launches:
+            results = self._own_outputs(used)
+            with self._alone(used):
+                self._repeat(key, self._calls(used, results), 1)
+            results = self._copied_out(results, given)
+        else:
+            results = self._new_outputs(used, given)
+            with self._alone(used):
+                self._launch(self._calls(used, results))
+        self._copy_back(results, self._finish())
+        counts = counters.of_this_thread()
+        counts["calls"] += 1
+        counts["kernels"] += self._program.kernel_count
+        return results
+
+    def scan(
+        self,
+        inputs: Sequence[Any],
+        scanned: Collection[int],
+        steps: int,
+        gathered: Collection[int] = (),
+        rows: Any = None,
+        between: Callable[[int, Sequence[Any]], None] | None = None,
+    ) -> list[Any]:
+        """Run many steps; see `CudaProgram.scan`."""
+        shapes = [np.shape(array) for array in inputs]
+        for number in (*scanned, *gathered):
+            self._require_slices(number, shapes[number], steps if number in scanned else None, rows)
+            shapes[number] = (*(() if number in scanned else (rows.shape[1],)), *shapes[number][1:])
+        binding = self._bind(tuple(shapes))
+        moved = sorted(scanned) + sorted(gathered)
+        used = self._place_inputs(inputs, [n for n in range(len(inputs)) if n not in moved])
+        sources = [self._source(number, inputs[number]) for number in moved]
+        for number in moved:
+            used[number] = self._region_view(("slot", number), shapes[number], self._dtypes[number])
+        results = self._own_outputs(used)
+        stored = [number for number in range(len(results)) if number not in self._written]
+        stacked = self._stacked([results[number] for number in stored], steps)
+        moves = [(source, used[number]) for source, number in zip(sources, moved, strict=True)]
+        moves += [(results[number], array) for number, array in zip(stored, stacked, strict=True)]
+        begin, end = self._ends(moves, len(scanned), len(gathered), rows)
+        self._device.copy(self._counter, np.zeros(2, np.int64))
+        calls = [begin, *self._calls(used, results), end]
+        arrays = [*used, *(array for pair in moves for array in pair)]
+        kind = ("scan", len(scanned), len(gathered))
+        key: Key = (kind, binding.shapes, tuple(map(self._device.address, arrays)))
+        for number, array in zip(stored, stacked, strict=True):
+            results[number] = array
+        status = 0
+        with self._alone(used):
+            for done, status in self._pieces(key, calls, steps, wait=between is not None):
+                if between is not None and not status:
+                    between(done, results)
+        for number, array in zip(stored, self._unstacked(stacked), strict=True):
+            results[number] = array
+        self._copy_back(results, status)
+        counts = counters.of_this_thread()
+        counts["calls"] += 1
+        counts["kernels"] += steps * self._program.kernel_count
+        return results
+
+    def _calls(self, used: Sequence[Any], results: Sequence[Any]) -> list[Call]:
+        """The launches of one run on these arrays."""
+        assert self._binding is not None
+        memory = self._temporaries()
+        for place, array in zip(self._layout.inputs, used, strict=True):
+            memory[place] = array
+        for place, array in zip(self._layout.outputs, results, strict=True):
+            memory[place] = array
+        return [launch.prepared(self._status, memory) for launch in self._binding.launches]
+
+    def _launch(self, calls: Sequence[Call], steps: int = 1) -> None:
+        """Run launches one by one."""
+        counters.add("launches", steps * len(calls))
+        for _ in range(steps):
+            for call in calls:
+                call()
+
+    def _repeat(self, key: Key, calls: Sequence[Call], steps: int) -> None:
+        """Run launches so many times by one graph, which is captured where there is none yet."""
+        name = (*key, steps)
+        if name not in self._graphs:
+            self._remember(name, self._captured(calls, steps))
+        self._graphs.move_to_end(name)
+        graph = self._graphs[name]
+        if graph is None:
+            self._launch(calls, steps)
+        else:
+            counters.add("graph_launches")
+            graph.launch()
+
+    def _captured(self, calls: Sequence[Call], steps: int) -> CapturedGraph | None:
+        """A graph of launches; None where the device cannot capture them, and they are launched one by one."""
+        try:
+            with self._device.capture() as graph:
+                for _ in range(steps):
+                    for call in calls:
+                        call()
+        except DeviceError:
+            return None
+        counters.add("graph_captures")
+        return graph
+
+    def _remember(self, name: Key, graph: CapturedGraph | None) -> None:
+        self._graphs[name] = graph
+        if len(self._graphs) > GRAPHS:
+            self._graphs.popitem(last=False)
+
+    def _comes_again(self, key: Key) -> bool:
+        """Whether a call like this one was there before, but for where its volatile inputs lay."""
+        previous, self._previous = self._previous, key
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > KEYS:
+            self._seen.popitem(last=False)
+        if previous is None or previous[:2] != key[:2]:
+            return False
+        pairs = zip(previous[2], key[2], strict=True)
+        return all(before == now or number in self._volatile for number, (before, now) in enumerate(pairs))
+
+    def _pieces(self, key: Key, calls: Sequence[Call], steps: int, wait: bool) -> Iterator[tuple[int, int]]:
+        """Steps in pieces of about `NATIVE_SECONDS`; gives how many are done, and the status, after each.
+
+        How steps are cut changes no bits. The host waits between pieces, and after the last one only if it must.
+        """
+        again = self._comes_again(key)
+        done, status = 0, 0
+        piece = max(1, int(NATIVE_SECONDS / self._step_seconds)) if self._step_seconds else 1
+        while done < steps and not status:
+            piece = min(piece, steps - done)
+            start = time.perf_counter()
+            left = piece
+            while left:
+                # What was never launched is not captured: the device loads kernels when they are first launched.
+                count = next((n for n in GRAPH_STEPS if n <= left and (n > 1 or again)), 1) if done or again else 1
+                if count > 1 or again:
+                    self._repeat(key, calls, count)
+                else:
+                    self._launch(calls)
+                left, done = left - count, done + count
+            if self._checked or wait or done < steps:
+                status = self._finish(wait=True)
+                self._step_seconds = max((time.perf_counter() - start) / piece, 1e-9)
+                piece = max(1, min(4 * piece, int(NATIVE_SECONDS / self._step_seconds)))
+            yield done, status
+
+    def _finish(self, wait: bool = False) -> int:
+        """The status of what ran, which is 0 again afterwards; a program without checks has none to wait for."""
+        if not self._checked:
+            if wait:
+                self._device.synchronize()
+            return 0
+        status = int(self._device.to_host(self._status)[0])
+        if status:
+            self._device.copy(self._status, np.zeros(STATUS_WORDS, np.int32))
+        return status
+
+    @contextmanager
+    def _alone(self, used: Sequence[Any]) -> Iterator[None]:
+        """Nobody else may write the same cells in the meantime."""
+        if not self._cells:
+            yield
+            return
+        writing = writing_flag(self._device.address(used[self._first_cell]))
+        if writing[0]:
+            raise busy(self._program.name)
+        writing[0] = 1
+        try:
+            yield
+        finally:
+            writing[0] = 0
+
+    # --- shapes and memory
+
+    def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> CudaBinding:
+        """What follows from the shapes of the inputs."""
+        if self._binding is not None and self._binding.shapes == shapes:
+            return self._binding
+        program = self._program
+        binding = program.binding(shapes)
+        if binding is None:
+            wanted = ", ".join(type_string(node.shape, node.dtype) for node in program.graph.inputs)
+            raise ShapeError(
+                f"{program.name}: inputs of shapes {', '.join(map(shape_text, shapes))} do not fit {wanted}"
+            )
+        self._binding, self._packed, self._step_seconds = binding, None, 0.0
+        return binding
+
+    def _region(self, name: Any, count: int, zeros: bool = False) -> Any:
+        """Memory of the frame; where it has to be larger than before, graphs that point to the old one are dropped."""
+        region = self._regions.get(name)
+        if region is None or region.nbytes < count:
+            if region is not None:
+                self._graphs.clear()
+                del region, self._regions[name]
+            counters.add("arenas")
+            region = self._regions[name] = self._device.empty((max(count, ALIGNMENT),), np.dtype(np.uint8))
+            if zeros:
+                self._device.copy(region, np.zeros(region.nbytes, np.uint8))
+        return region
+
+    def _region_view(self, name: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        return _view(self._region(name, math.prod(shape) * dtype.itemsize), 0, shape, dtype)
+
+    def _temporaries(self) -> list[Any]:
+        """Views of the arena, exactly as long as their buffers, by place; None for the rest."""
+        assert self._binding is not None
+        plan, counts = self._binding.plan, self._binding.counts
+        memory: list[Any] = [None] * len(self._layout.buffers)
+        if self._layout.arena:
+            arena = self._region("arena", plan.arena_bytes)
+            for place, offset in zip(self._layout.arena, plan.offsets, strict=True):
+                memory[place] = _view(arena, offset, (counts[place],), self._layout.buffers[place].dtype)
+        return memory
+
+    # --- inputs
+
+    def _place_inputs(self, inputs: Sequence[Any], numbers: Collection[int]) -> list[Any]:
+        """Arrays on the device for some inputs; None for the others."""
+        used: list[Any] = [None] * len(inputs)
+        self._copied_back.clear()
+        packed: dict[int, np.ndarray] = {}
+        for number in numbers:
+            value, dtype = inputs[number], self._dtypes[number]
+            if not isinstance(value, self._array_type):
+                array = at_the_door(value, dtype)
+                if number in self._cells:
+                    self._require_writeable(number, value)
+                elif array.nbytes <= PACKED_BYTES:
+                    packed[number] = array
+                    continue
+                used[number] = self._staged(number, value, array)
+                continue
+            if value.dtype != dtype:
+                raise DTypeError(f"a program was given {value.dtype} where it takes {dtype}")
+            if not value.flags.c_contiguous:
+                counters.add("door_copies")
+                used[number] = self._staged(number, value, value)
+                continue
+            address = self._device.address(value)
+            if number not in self._cells and value.nbytes <= STAGED_BYTES:
+                if self._last[number] not in (None, address):
+                    self._volatile.add(number)
+                self._last[number] = address
+            if number in self._volatile:
+                used[number] = self._region_view(("input", number), value.shape, dtype)
+                self._device.copy(used[number], value)
+            else:
+                used[number] = value
+        self._place_packed(packed, used)
+        return used
+
+    def _require_writeable(self, number: int, value: Any) -> None:
+        if not isinstance(value, np.ndarray) or not value.flags.writeable:
+            raise InPlaceError(f"input {number} is updated in place, and its array is read-only")
+
+    def _staged(self, number: int, value: Any, array: Any) -> Any:
+        """A copy of an input at a place of the frame's own; that of a cell is copied back after the run."""
+        counters.add("staged_copies")
+        place = self._region_view(("input", number), array.shape, self._dtypes[number])
+        self._device.copy(place, array)
+        if number in self._cells:
+            self._copied_back.append((value, place))
+        return place
+
+    def _place_packed(self, packed: dict[int, np.ndarray], used: list[Any]) -> None:
+        """Small host inputs go to the device in one copy, unless all of them are what they were."""
+        if not packed:
+            return
+        data = b"".join([_padded(array) for array in packed.values()])
+        region = self._region("packed", len(data))
+        signature = repr(sorted(packed)).encode() + data
+        if signature != self._packed:
+            self._device.copy(region[: len(data)], np.frombuffer(data, np.uint8))
+            counters.add("staged_copies")
+            self._packed = signature
+        offset = 0
+        for number, array in packed.items():
+            used[number] = _view(region, offset, array.shape, array.dtype)
+            offset += _up(array.nbytes)
+
+    # --- outputs
+
+    def _given_outputs(self, outputs: Sequence[Any] | None) -> list[Any]:
+        """For each output the caller's array, or None."""
+        assert self._binding is not None
+        shapes = self._binding.output_shapes
+        given: list[Any] = [None] * len(shapes)
+        for number, array in enumerate(outputs or ()):
+            if array is None or number in self._written:
+                continue
+            shape, dtype = shapes[number], self._output_dtypes[number]
+            fits = isinstance(array, self._array_type) and array.flags.c_contiguous
+            if not fits or array.shape != shape or array.dtype != dtype:
+                raise ShapeError(
+                    f"output {number} must be a C-contiguous {type_string(shape, dtype)} on {self._device.name}, "
+                    f"not {type_string(np.shape(array), array.dtype)}"
+                )
+            given[number] = array
+        return given
+
+    def _new_outputs(self, used: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        """Where outputs of a run go that is launched by itself."""
+        assert self._binding is not None
+        return [
+            used[self._written[number]]
+            if number in self._written
+            else given[number]
+            if given[number] is not None
+            else self._device.empty(shape, self._output_dtypes[number])
+            for number, shape in enumerate(self._binding.output_shapes)
+        ]
+
+    def _own_outputs(self, used: Sequence[Any]) -> list[Any]:
+        """Where outputs of a graph go: small ones together, large ones each to a place of its own."""
+        assert self._binding is not None
+        shapes = self._binding.output_shapes
+        results: list[Any] = [None] * len(shapes)
+        small = [number for number in range(len(shapes)) if self._is_small(number)]
+        region = self._region("outputs", sum(self._output_bytes(number) for number in small), zeros=True)
+        offset = 0
+        for number, (shape, dtype) in enumerate(zip(shapes, self._output_dtypes, strict=True)):
+            if number in self._written:
+                results[number] = used[self._written[number]]
+            elif self._is_small(number):
+                results[number] = _view(region, offset, shape, dtype)
+                offset += self._output_bytes(number)
+            else:
+                results[number] = self._region_view(("output", number), shape, dtype)
+        return results
+
+    def _output_bytes(self, number: int) -> int:
+        """The bytes of an output, up to the next boundary."""
+        assert self._binding is not None
+        return _up(math.prod(self._binding.output_shapes[number]) * self._output_dtypes[number].itemsize)
+
+    def _is_small(self, number: int) -> bool:
+        return number not in self._written and self._output_bytes(number) <= PACKED_BYTES
+
+    def _copied_out(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        """Outputs of a graph in arrays of their own; small ones by one copy, of which they are views."""
+        copies = list(results)
+        small = [number for number in range(len(results)) if self._is_small(number)]
+        apart = [number for number in range(len(results)) if number not in self._written and number not in small]
+        if any(given[number] is not None for number in small):
+            small, apart = [], [*small, *apart]
+        for number in apart:
+            copies[number] = given[number]
+            if copies[number] is None:
+                copies[number] = self._device.empty(results[number].shape, results[number].dtype)
+            self._device.copy(copies[number], results[number])
+        for number, copy in zip(small, self._copied_together([results[n] for n in small], "outputs"), strict=True):
+            copies[number] = copy
+        return copies
+
+    def _copied_together(self, places: Sequence[Any], name: str) -> list[Any]:
+        """Copies of arrays that lie one after another in a region."""
+        if not places:
+            return []
+        count = sum(_up(place.nbytes) for place in places)
+        together = self._device.empty((count,), np.dtype(np.uint8))
+        self._device.copy(together, self._regions[name][:count])
+        copies, offset = [], 0
+        for place in places:
+            copies.append(_view(together, offset, place.shape, place.dtype))
+            offset += _up(place.nbytes)
+        return copies
+
+    def _copy_back(self, results: list[Any], status: int) -> None:
+        """Cells that were copied at the door get their new values; a failed check is raised."""
+        for given, place in self._copied_back:
+            if isinstance(given, np.ndarray):
+                given[...] = self._device.to_host(place)
+            else:
+                self._device.copy(given, place)
+            for number, result in enumerate(results):
+                if result is place:
+                    results[number] = given
+        self._copied_back.clear()
+        if status:
+            raise self._program.failure(status)
+
+    # --- what a scan moves
+
+    def _require_slices(self, number: int, shape: tuple[int, ...], steps: int | None, rows: Any) -> None:
+        if number in self._cells:
+            raise InPlaceError(f"input {number} is updated in place and cannot be scanned over")
+        if steps is not None and (not shape or shape[0] != steps):
+            raise ShapeError(f"scan: input {number} has shape {shape_text(shape)} and needs {steps} slices")
+        if steps is None and (not shape or (rows.size and not 0 <= rows.min() <= rows.max() < shape[0])):
+            raise ShapeError(f"scan: input {number} has shape {shape_text(shape)} and not all rows that are asked for")
+
+    def _source(self, number: int, value: Any) -> Any:
+        """The array of all slices or rows on the device."""
+        dtype = self._dtypes[number]
+        if isinstance(value, self._array_type):
+            if value.dtype != dtype:
+                raise DTypeError(f"a program was given {value.dtype} where it takes {dtype}")
+            if value.flags.c_contiguous:
+                return value
+            counters.add("door_copies")
+        else:
+            value = at_the_door(value, dtype)
+        counters.add("staged_copies")
+        place = self._region_view(("all", number), value.shape, dtype)
+        self._device.copy(place, value)
+        return place
+
+    def _stacked(self, places: Sequence[Any], steps: int) -> list[Any]:
+        """Where the outputs of all steps lie: small ones together in the frame, large ones in new arrays."""
+        shapes = [(steps, *place.shape) for place in places]
+        counts = [_up(steps * place.nbytes) for place in places]
+        small = [count if count <= STAGED_BYTES else 0 for count in counts]
+        region = self._region("stacked", sum(small), zeros=True)
+        stacked, offset = [], 0
+        for place, shape, count in zip(places, shapes, small, strict=True):
+            if count or not place.nbytes:
+                stacked.append(_view(region, offset, shape, place.dtype))
+                offset += count
+            else:
+                stacked.append(self._device.empty(shape, place.dtype))
+        return stacked
+
+    def _unstacked(self, stacked: Sequence[Any]) -> list[Any]:
+        """The stacked outputs in arrays of their own."""
+        small = [number for number, array in enumerate(stacked) if _up(array.nbytes) <= STAGED_BYTES]
+        results = list(stacked)
+        copies = self._copied_together([stacked[number] for number in small], "stacked")
+        for number, copy in zip(small, copies, strict=True):
+            results[number] = copy
+        return results
+
+    def _ends(self, moves: Sequence[tuple[Any, Any]], sliced: int, gathered: int, rows: Any) -> tuple[Call, Call]:
+        """The launches before and after each step, from what is moved where: slices, then rows, then outputs."""
+        suffixes = [SUFFIXES[target.dtype] for _, target in moves]
+        taken = sliced + gathered
+        pattern = Pattern(tuple(suffixes[:sliced]), tuple(suffixes[sliced:taken]), tuple(suffixes[taken:]))
+        module = self._program.scan_module(pattern)
+        begin: list[Any] = [self._status, self._counter]
+        if gathered:
+            begin += [self._rows(rows), np.int32(rows.shape[1])]
+        for number, (source, target) in enumerate(moves[:taken]):
+            width = target.size if number < sliced else math.prod(target.shape[1:])
+            begin += [source, target, np.int32(width)]
+        end: list[Any] = [self._status, self._counter]
+        for output, target in moves[taken:]:
+            end += [output, target, np.int32(output.size)]
+        calls = []
+        for name, arguments, sizes in (
+            (BEGIN, begin, [target.size for _, target in moves[:taken]]),
+            (END, end, [output.size for output, _ in moves[taken:]]),
+        ):
+            blocks = min(max(1, -(-max(sizes, default=0) // BLOCK)), BLOCKS)
+            calls.append(partial(module.function(name).launch, blocks, BLOCK, arguments))
+        return calls[0], calls[1]
+
+    def _rows(self, rows: np.ndarray) -> Any:
+        place = self._region_view("rows", rows.shape, rows.dtype)
+        self._device.copy(place, rows)
+        counters.add("staged_copies")
+        return place
+
+
+def _up(count: int) -> int:
+    """A number of bytes up to the next boundary; never none, so that no two buffers begin at one place."""
+    return max(1, -(-count // ALIGNMENT)) * ALIGNMENT
+
+
+def _padded(array: np.ndarray) -> bytes:
+    return array.tobytes().ljust(_up(array.nbytes), b"\0")
+
+
+def _view(region: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """A part of memory that is given as bytes."""
+    return region[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)

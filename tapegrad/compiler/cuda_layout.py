@@ -1,0 +1,138 @@
+"""What a program on a CUDA device launches: the steps of its kernels, the buffers they touch, and prepared launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tapegrad.compiler.chunks import extent
+from tapegrad.compiler.cuda_source import step_parameters
+from tapegrad.compiler.cuda_steps import BLOCK, Step, iterations, kernel_steps
+from tapegrad.compiler.layout import BufferUse
+from tapegrad.ir import sizes
+from tapegrad.ir.kernel import Buffer, Kernel, Product, Role, Schedule
+from tapegrad.ir.sizes import Size, Symbol
+
+if TYPE_CHECKING:
+    from tapegrad.runtime.gpu import Function
+
+#: Bytes at whose multiples buffers of a device begin: what its own allocator gives, and any vector load is happy with.
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with its grid and arguments; what is still missing is where its buffers lie."""
+
+    function: Function
+    blocks: int
+    places: tuple[int, ...]
+    sizes: tuple[np.generic, ...]
+    shared_bytes: int = 0
+
+    def prepared(self, status: Any, memory: Sequence[Any]) -> Callable[[], None]:
+        """What launches it on the buffers of a call, which are found by their places."""
+        arguments = [status, *[memory[place] for place in self.places], *self.sizes]
+        return partial(self.function.launch, self.blocks, BLOCK, arguments, self.shared_bytes)
+
+
+@dataclass(frozen=True)
+class PlacedStep:
+    """A step of a kernel, the places of its buffers in the layout, and the sizes that it takes."""
+
+    kernel: Kernel
+    step: Step
+    places: tuple[int, ...]
+    sizes: tuple[Size, ...]
+
+    def is_empty(self, symbols: Mapping[Symbol, int]) -> bool:
+        """Whether there is nothing to do at these sizes."""
+        if self.step.kind == "product":
+            (product,) = self.step.body
+            assert isinstance(product, Product)
+            work = [size for side in (product.rows, product.columns) if (size := extent(side)) is not None]
+        elif self.step.kind in ("elements", "rows"):
+            work = [iterations(self.step.loops)]
+        else:
+            return False
+        return any(sizes.evaluate(size, symbols) == 0 for size in work)
+
+    def launch(self, function: Function, symbols: Mapping[Symbol, int]) -> Launch:
+        """The launch at these sizes."""
+        step = self.step
+        numbers = tuple(np.int32(sizes.evaluate(size, symbols)) for size in self.sizes)
+        return Launch(function, step.blocks(symbols), self.places, numbers, step.shared_bytes)
+
+
+@dataclass(frozen=True)
+class CudaLayout:
+    """The buffers and steps of a program.
+
+    Attributes
+    ----------
+    buffers : tuple of BufferUse
+        With the positions of the steps that touch each.
+    inputs, outputs : tuple of int
+        The buffer of each input and each output of the graph.
+    arena : tuple of int
+        The buffers that lie in the arena.
+    steps : tuple of PlacedStep
+        In the order they run.
+    definitions : tuple of (Symbol, Size)
+        Sizes that follow from those of the graph, each from those before it.
+    """
+
+    buffers: tuple[BufferUse, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    arena: tuple[int, ...]
+    steps: tuple[PlacedStep, ...]
+    definitions: tuple[tuple[Symbol, Size], ...]
+
+    def all_symbols(self, symbols: Mapping[Symbol, int]) -> dict[Symbol, int]:
+        """The values of all symbols, from those of the graph's."""
+        values = dict(symbols)
+        for name, size in self.definitions:
+            values[name] = sizes.evaluate(size, values)
+        return values
+
+
+def cuda_layout(schedule: Schedule) -> CudaLayout:
+    """The layout of a program.
+
+    Examples
+    --------
+    >>> from tapegrad.compiler.fuse import schedule
+    >>> from tapegrad.ir.graph import Builder
+    >>> b = Builder()
+    >>> x = b.input((sizes.symbol("n"),), np.dtype(np.float32), "x")
+    >>> layout = cuda_layout(schedule(b.graph([b.emit("sum", x, axes=(0,))]), panels=False))
+    >>> [step.step.kind for step in layout.steps], [layout.buffers[place].name for place in layout.arena]
+    (['elements', 'alone'], ['total_parts'])
+    """
+    placed = [(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)]
+    touched: dict[Buffer, list[int]] = {buffer: [] for buffer in (*schedule.inputs, *schedule.outputs)}
+    for position, (_, _, parameters) in enumerate(placed):
+        for buffer in parameters.buffers:
+            touched.setdefault(buffer, []).append(position)
+    places = {buffer: place for place, buffer in enumerate(touched)}
+    roles: dict[Buffer, Role] = {buffer: "output" for buffer in schedule.outputs}
+    roles |= {buffer: "input" for buffer in schedule.inputs}
+    return CudaLayout(
+        tuple(
+            BufferUse(b.name, b.dtype, b.size, roles.get(b, b.role), tuple(positions))
+            for b, positions in touched.items()
+        ),
+        tuple(places[buffer] for buffer in schedule.inputs),
+        tuple(places[buffer] for buffer in schedule.outputs),
+        tuple(place for buffer, place in places.items() if buffer not in roles),
+        tuple(
+            PlacedStep(kernel, step, tuple(places[b] for b in parameters.buffers), tuple(parameters.sizes))
+            for kernel, step, parameters in placed
+        ),
+        tuple(definition for kernel in schedule.kernels for definition in kernel.definitions),
+    )
