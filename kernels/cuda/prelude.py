@@ -1,14 +1,15 @@
 """The start of generated CUDA C: types, and the definitions that a source calls.
 
 Sources include no header: NVRTC then needs no toolkit, and a source compiles in tenths of a second. `prelude` gives
-the definitions that a source calls, and no others; `arithmetic`, `random_bits`, `reductions` and `matmul` hold them.
+the definitions that a source calls, and no others; `arithmetic`, `random_bits`, `reductions`, `matmul` and
+`persistent` hold them.
 """
 
 from __future__ import annotations
 
 import re
 
-from tapegrad.kernels.cuda import arithmetic, matmul, random_bits, reductions
+from tapegrad.kernels.cuda import arithmetic, matmul, persistent, random_bits, reductions
 
 #: The C type of each dtype, by the suffix that generated names carry.
 TYPES = {"f32": "float", "f64": "double", "i32": "int", "i64": "long long", "u8": "unsigned char", "b1": "bool"}
@@ -29,7 +30,13 @@ _INFINITIES = """\
 """
 
 #: Every definition by the name that sources call it by, each after those that it calls.
-DEFINITIONS = arithmetic.DEFINITIONS | random_bits.DEFINITIONS | reductions.DEFINITIONS | matmul.DEFINITIONS
+DEFINITIONS = (
+    arithmetic.DEFINITIONS
+    | random_bits.DEFINITIONS
+    | reductions.DEFINITIONS
+    | matmul.DEFINITIONS
+    | persistent.DEFINITIONS
+)
 
 # What a definition is found by in a source, where that is not its name.
 _CALLED = {

@@ -62,7 +62,7 @@ from tapegrad.kernels.cuda.prelude import prelude
 INDENT = "  "
 
 #: The names that every step has.
-_OWN_NAMES = frozenset("block blocks part parts lane warp warps element shared status k".split())
+OWN_NAMES = frozenset("block blocks part parts lane warp warps element shared status k".split())
 
 _RESERVED = frozenset(
     "index int float double bool char long unsigned void const if else for while return struct "
@@ -70,7 +70,7 @@ _RESERVED = frozenset(
 )
 
 
-def _c_name(name: str, taken: set[str]) -> str:
+def c_name(name: str, taken: set[str]) -> str:
     """A C identifier like ``name`` that is not taken; it is taken from then on."""
     base = "".join(letter if letter.isascii() and (letter.isalnum() or letter == "_") else "_" for letter in name)
     base = base if base and not base[0].isdigit() else f"v_{base}"
@@ -104,15 +104,15 @@ class Parameters:
 
 def step_parameters(step: Step) -> Parameters:
     """The parameters of a step, by first use."""
-    taken: set[str] = set(_OWN_NAMES)
-    buffers = {buffer: _c_name(buffer.name, taken) for buffer in step_buffers(step)}
+    taken: set[str] = set(OWN_NAMES)
+    buffers = {buffer: c_name(buffer.name, taken) for buffer in step_buffers(step)}
     names: dict[Size, str] = {}
     further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
     further += [buffer.size for buffer, _ in step.private]
     for size in dict.fromkeys([*symbolic_sizes((*step.known, *step.loops, *step.body)), *further]):
         if not isinstance(size, int):
             known = is_symbol(size)
-            names[size] = _c_name(known.name if known is not None else "size", taken)
+            names[size] = c_name(known.name if known is not None else "size", taken)
     return Parameters(buffers, names, frozenset(written_buffers(step)))
 
 
@@ -121,7 +121,7 @@ class Printer:
 
     def __init__(self, step: Step, parameters: Parameters) -> None:
         self.parameters = parameters
-        self._taken = {*parameters.buffers.values(), *parameters.sizes.values(), *_OWN_NAMES}
+        self._taken = {*parameters.buffers.values(), *parameters.sizes.values(), *OWN_NAMES}
         self._locals: dict[tuple[str, np.dtype], str] = {}
         self._types: dict[str, np.dtype] = {}
         self._indices = _index_names((*step.known, *step.loops, *step.body))
@@ -144,7 +144,7 @@ class Printer:
         """The C name of a local that is bound now."""
         key = (name, dtype)
         if key not in self._locals:
-            self._locals[key] = _c_name(name, self._taken)
+            self._locals[key] = c_name(name, self._taken)
         self._types[name] = dtype
         return self._locals[key]
 
@@ -281,8 +281,10 @@ class Printer:
         return [f"{indent}if ({self.value(statement.condition)}) {{", *body, indent + "}"]
 
     def _check(self, statement: Check, indent: str, depth: int) -> list[str]:
+        # What follows in the same step may be written where the program goes on alone.
         condition = self.value(statement.condition, UNARY)
-        return [f"{indent}if (!{condition}) {{", f"{indent}{INDENT}*status = {statement.code};", indent + "}"]
+        body = [f"{indent}{INDENT}*status = {statement.code};", f"{indent}{INDENT}return;"]
+        return [f"{indent}if (!{condition}) {{", *body, indent + "}"]
 
     def _comment(self, statement: Comment, indent: str, depth: int) -> list[str]:
         return [f"{indent}// {statement.text}"]
@@ -464,7 +466,7 @@ def _row_registers(loop: Loop, step: Step) -> list[tuple[str, Operation]]:
 
 
 def _alone(printer: Printer, step: Step) -> list[str]:
-    return [f"{INDENT}if (block != 0 || threadIdx.x != 0) return;", *printer.statements(step.body, 1)]
+    return printer.statements(step.body, 1)
 
 
 def _product(printer: Printer, step: Step) -> list[str]:
@@ -498,26 +500,39 @@ _KINDS: dict[str, Callable[[Printer, Step], list[str]]] = {
 }
 
 
-def step_source(step: Step, parameters: Parameters, title: str) -> str:
-    """A step as a device function over (block, blocks), and as a kernel of its own."""
+def step_function(step: Step, parameters: Parameters, title: str) -> str:
+    """A step as a device function over (block, blocks)."""
     printer = Printer(step, parameters)
-    declared = ["int* status", *parameters.declarations()]
     accumulators = _declarations(step)
     known = [statement for statement in step.known if statement not in accumulators]
+    declared = ["index block, index blocks", *(["void* shared"] if step.shared_bytes else []), "int* status"]
+    declared += parameters.declarations()
     lines = [f"// {line}" for line in title.splitlines()]
-    shared = ["shared"] if step.shared_bytes else []
     lines += [f"__device__ __forceinline__ void {step.name}_step("]
-    lines += ["    index block, index blocks,", *(["    void* shared,"] if shared else [])]
     lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
-    lines += [*printer.statements(known, 1), *_KINDS[step.kind](printer, step), "}", ""]
+    # Nobody else reads what the one thread has not written yet.
+    lines += [f"{INDENT}if (block != 0 || threadIdx.x != 0) return;"] if step.kind == "alone" else []
+    return "\n".join([*lines, *printer.statements(known, 1), *_KINDS[step.kind](printer, step), "}", ""])
+
+
+def step_call(step: Step, block: str, blocks: str, status: str, arguments: Sequence[str]) -> str:
+    """The call of a step's function; ``arguments`` are those of its parameters."""
+    shared = ["shared"] if step.shared_bytes else []
+    return f"{step.name}_step({', '.join([block, blocks, *shared, status, *arguments])});"
+
+
+def step_source(step: Step, parameters: Parameters, title: str) -> str:
+    """A step as a device function over (block, blocks), and as a kernel of its own."""
+    declared = ["int* status", *parameters.declarations()]
     # Two blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
     bounds = f"{BLOCK}, 2" if step.kind == "product" else f"{BLOCK}"
+    lines = [step_function(step, parameters, title)]
     lines += [f'extern "C" __global__ void __launch_bounds__({bounds}) {step.name}(']
     lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
     lines += [f"{INDENT}if (*status != 0) return;"]
-    lines += [f"{INDENT}DYNAMIC_SHARED(unsigned char, shared);"] if shared else []
-    arguments = ", ".join(["index(blockIdx.x)", "index(gridDim.x)", *shared, "status", *parameters.arguments()])
-    return "\n".join([*lines, f"{INDENT}{step.name}_step({arguments});", "}", ""])
+    lines += [f"{INDENT}DYNAMIC_SHARED(unsigned char, shared);"] if step.shared_bytes else []
+    call = step_call(step, "index(blockIdx.x)", "index(gridDim.x)", "status", parameters.arguments())
+    return "\n".join([*lines, INDENT + call, "}", ""])
 
 
 def cuda_source(kernels: Sequence[Kernel]) -> str:

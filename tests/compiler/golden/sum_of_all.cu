@@ -60,8 +60,8 @@ __device__ __forceinline__ void k0_sum_2_step(
     int* status,
     const f32* __restrict__ total_cell,
     f32* __restrict__ output0) {
-  const f32 total = total_cell[0];
   if (block != 0 || threadIdx.x != 0) return;
+  const f32 total = total_cell[0];
   output0[0] = total;
 }
 

@@ -1,0 +1,111 @@
+"""Which steps of a program's kernels may run between two meetings of all threads.
+
+A kernel launch ends with a meeting of all; a kernel that runs a whole program meets only where a step needs what
+another one wrote, or overwrites what another one read. So steps of different kernels that have nothing to do with each
+other run side by side, and one barrier serves several kernels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from tapegrad.compiler.cuda_source import Parameters, step_parameters
+from tapegrad.compiler.cuda_steps import Step, kernel_steps
+from tapegrad.compiler.layout import walk
+from tapegrad.ir.kernel import Check, Kernel, Schedule
+
+
+@dataclass(frozen=True)
+class PhaseStep:
+    """A step of one of the kernels, with its parameters."""
+
+    kernel: Kernel
+    step: Step
+    parameters: Parameters
+
+    @property
+    def checks(self) -> bool:
+        """Whether the step may end the program."""
+        return any(isinstance(item, Check) for item in walk(self.step.body))
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The steps of a program, in groups with a barrier after each.
+
+    Attributes
+    ----------
+    groups : tuple of tuple of PhaseStep
+        Steps of one group need nothing of each other, or are those of one thread, which runs them in this order.
+    checked : int or None
+        The last group with a check. What outlives the program is written in later groups, or by the step that checks
+        once it has. None where nothing is checked.
+    commits : int
+        The first group after that one in which something is written that outlives the program.
+    """
+
+    groups: tuple[tuple[PhaseStep, ...], ...]
+    checked: int | None
+    commits: int
+
+
+class _Levels:
+    """How late the steps are that have read or written each buffer: those of one thread, and others."""
+
+    def __init__(self) -> None:
+        self._levels: dict[tuple[object, bool, bool], int] = defaultdict(lambda: -1)
+
+    def after(self, item: object, writers: bool, alone: bool) -> int:
+        """The first level for a step that comes after those that wrote, or read, an item."""
+        by_one = self._levels[item, writers, True]
+        others = self._levels[item, writers, False]
+        return max(by_one if alone else by_one + 1, others + 1, 0)
+
+    def note(self, item: object, writes: bool, alone: bool, level: int) -> None:
+        key = (item, writes, alone)
+        self._levels[key] = max(self._levels[key], level)
+
+
+def program_phases(schedule: Schedule) -> Phases:
+    """The steps of a program in as few groups as what they need of each other allows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tapegrad.compiler.fuse import schedule
+    >>> from tapegrad.ir.graph import Builder
+    >>> b = Builder()
+    >>> x, y = (b.input((7, size), np.dtype(np.float32), "xy"[size % 2]) for size in (4, 5))
+    >>> both = [b.emit("matmul", b.emit("tanh", v), v, transpose_a=True, transpose_b=False) for v in (x, y)]
+    >>> [len(group) for group in program_phases(schedule(b.graph(both), panels=False)).groups]
+    [2, 2]
+    """
+    kept = {*schedule.inputs, *schedule.outputs}
+    steps = [
+        PhaseStep(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)
+    ]
+    levels, status = _Levels(), "status"
+    placed: list[int] = []
+    for item in steps:
+        alone = item.step.kind == "alone"
+        touched, written = set(item.parameters.buffers), item.parameters.written
+        commits = not kept.isdisjoint(written)
+        needs = [levels.after(buffer, True, alone) for buffer in touched]
+        needs += [levels.after(buffer, False, alone) for buffer in written]
+        # What outlives the program is written after every check, and with a barrier between.
+        needs += [levels.after(status, True, False)] if commits else []
+        level = max(needs, default=0)
+        for buffer in touched:
+            levels.note(buffer, buffer in written, alone, level)
+        if item.checks:
+            levels.note(status, True, alone, level)
+        placed.append(level)
+    count = max(placed, default=-1) + 1
+    groups = tuple(
+        tuple(step for step, own in zip(steps, placed, strict=True) if own == level) for level in range(count)
+    )
+    checked = max((k for k, group in enumerate(groups) if any(step.checks for step in group)), default=None)
+    late = range(0 if checked is None else checked + 1, count)
+    committing = (k for k in late if any(not kept.isdisjoint(step.parameters.written) for step in groups[k]))
+    return Phases(groups, checked, next(committing, count))
