@@ -11,6 +11,7 @@ import numpy as np
 from tapegrad import config, functions, random
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.models import initialization
 from tapegrad.models.module import Module, Parameter
 from tapegrad.operators import matmul
@@ -23,7 +24,7 @@ from tapegrad.tensor import Tensor
 def parameter_dtype(dtype: Any) -> np.dtype:
     """The dtype of new parameters: the one asked for, else the default dtype."""
     chosen = config.default_dtype() if dtype is None else as_dtype(dtype)
-    if chosen.kind != "f":
+    if not is_floating(chosen):
         raise OptionError(f"parameters are float32 or float64, not {chosen}")
     return chosen
 

@@ -16,6 +16,7 @@ from tapegrad import functions
 from tapegrad.dims import as_size
 from tapegrad.errors import DTypeError, OptionError, ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.recording import TensorLike, as_tensor, record, to_floating
@@ -221,7 +222,7 @@ def cross_entropy(
     axis = _class_axis(logits, "cross_entropy")
     logarithms = functions.log_softmax(logits, axis=axis)
     target = as_tensor(target)
-    if target.dtype.kind == "f" and _same_shape(target._entry.shape, logits._entry.shape):
+    if is_floating(target.dtype) and _same_shape(target._entry.shape, logits._entry.shape):
         probabilities = _not_nan(functions.astype(target, logits.dtype), "cross_entropy")
         losses = -functions.sum(probabilities * logarithms, axis=axis)
     else:
@@ -312,7 +313,7 @@ def _regression(prediction: TensorLike, target: TensorLike, operation: str) -> t
         )
     given = target
     target = functions.astype(target, prediction.dtype)
-    return prediction, _not_nan(target, operation) if given.dtype.kind == "f" else target
+    return prediction, _not_nan(target, operation) if is_floating(given.dtype) else target
 
 
 def _not_nan(target: Tensor, operation: str) -> Tensor:
@@ -340,7 +341,7 @@ def _picked(values: Tensor, labels: Tensor, axis: int, operation: str) -> Tensor
     """The element of ``values`` along ``axis`` that each label names: a sum over one element, so no gather."""
     shape = values._entry.shape
     rest = shape[:axis] + shape[axis + 1 :]
-    if labels.dtype.kind == "f":
+    if is_floating(labels.dtype):
         raise DTypeError(
             f"{operation}: labels must be integers, not {labels.dtype} of shape {shape_text(labels._entry.shape)}; "
             "cast them with .astype('int64')"

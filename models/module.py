@@ -9,6 +9,7 @@ import numpy as np
 
 from tapegrad import structure, tape
 from tapegrad.errors import DTypeError, OptionError, StateError
+from tapegrad.ir.dtypes import is_floating, known
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_dtype, as_tensor
 from tapegrad.tensor import Tensor, check_device
@@ -93,7 +94,7 @@ class Module:
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             # The most frequent call: what is of the right dtype goes in as it is.
             entry = args[0]._entry
-            if entry.dtype.kind != "f" or self._parameter_dtype() in (None, entry.dtype):
+            if not is_floating(entry.dtype) or self._parameter_dtype() in (None, entry.dtype):
                 return self.forward(args[0])
         dtype = self._parameter_dtype()
         return self.forward(
@@ -294,10 +295,10 @@ class Module:
             check_device(target)
             return self
         dtype = as_dtype(target)
-        if dtype.kind != "f":
+        if not is_floating(dtype):
             raise DTypeError(f"{type(self).__name__}.to: parameters are floating, not {dtype}")
         for tensor in [*self.parameters(), *self.buffers()]:
-            if tensor.dtype.kind == "f" and tensor.dtype != dtype:
+            if is_floating(tensor.dtype) and tensor.dtype != dtype:
                 recast(tensor, dtype)
         structure.bump()
         return self
@@ -390,7 +391,7 @@ def _cast_input(value: Any, dtype: np.dtype | None) -> Any:
     """Arrays become Tensors, and floating ones take the dtype of the parameters; integers follow by promotion."""
     if isinstance(value, np.ndarray | np.generic):
         value = as_tensor(np.asarray(value))
-    if isinstance(value, Tensor) and dtype is not None and value.dtype.kind == "f" and value.dtype != dtype:
+    if isinstance(value, Tensor) and dtype is not None and is_floating(value.dtype) and value.dtype != dtype:
         return value.astype(dtype)
     return value
 
@@ -458,7 +459,11 @@ def assign(pairs: Mapping[str, tuple[Tensor, Any]], operation: str) -> None:
             raise StateError(
                 f"{operation}: {name} has shape {shape_text(array.shape)} in the state and {shape_text(shape)} here"
             )
-        if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") != (tensor.dtype.kind == "f"):
+        if (
+            array.dtype.kind not in "fiub"
+            and known(array.dtype) is None
+            or (is_floating(array.dtype) != is_floating(tensor.dtype))
+        ):
             raise StateError(f"{operation}: {name} is {array.dtype} in the state and {tensor.dtype} here")
         values.append((tensor, array.astype(tensor.dtype)))
     for tensor, array in values:

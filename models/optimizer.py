@@ -9,6 +9,7 @@ import numpy as np
 
 from tapegrad import structure, tape
 from tapegrad.errors import OptionError, StateError, TracingError
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.models.module import Parameter, assign, clear_gradients
 from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import INT64
@@ -312,7 +313,7 @@ def _checked(params: Iterable[Tensor], name: str) -> list[Any]:
             raise OptionError(f"{name}: parameter groups are not supported; make an optimizer for each group")
         if not isinstance(parameter, Tensor):
             raise OptionError(f"{name}: a {type(parameter).__name__} is not a parameter")
-        if parameter.dtype.kind != "f" or not parameter.is_leaf:
+        if not is_floating(parameter.dtype) or not parameter.is_leaf:
             raise OptionError(
                 f"{name}: a parameter must be floating and given, not computed; this one is {parameter.dtype}"
                 + ("" if parameter.is_leaf else " and computed")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tapegrad.errors import OptionError, ShapeError
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.jit import Jitted, jit
 from tapegrad.models.data.dataset import Dataset
 from tapegrad.models.data.loader import DataLoader
@@ -308,7 +309,7 @@ def _starts(rows: int) -> range:
 def _cast(x: ArrayLike, y: ArrayLike, dtype: np.dtype) -> tuple[Array, Array]:
     """Examples in the dtype of the parameters; targets too, unless they are labels."""
     examples, targets = np.asarray(x, dtype), np.asarray(y)
-    targets = targets.astype(dtype if targets.dtype.kind == "f" else np.int64, copy=False)
+    targets = targets.astype(dtype if is_floating(targets.dtype) else np.int64, copy=False)
     if not examples.ndim or not targets.ndim or len(examples) != len(targets) or not len(examples):
         raise ShapeError(
             f"fit: x of shape {examples.shape} and y of shape {targets.shape} must have equally many rows, at least one"

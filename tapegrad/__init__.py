@@ -12,6 +12,8 @@ Examples
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tapegrad._checkout import require_mapped_packages
 
 require_mapped_packages(__name__, __path__)
@@ -21,6 +23,7 @@ from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
 from tapegrad.dims import Dim  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
 from tapegrad.interop import asarray, from_dlpack  # noqa: E402
+from tapegrad.ir.dtypes import FLOAT16 as float16  # noqa: E402
 from tapegrad.jit import Jitted, RetraceWarning, Stats, explain, jit, stats, trace  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.runtime.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
@@ -41,6 +44,7 @@ __all__ = [
     "errors",
     "execution",
     "explain",
+    "float16",
     "from_dlpack",
     "get_num_threads",
     "grad",
@@ -65,3 +69,18 @@ __version__ = "0.1.0"
 
 #: The same as `Tensor`.
 tensor = Tensor
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    bfloat16: np.dtype
+else:
+
+    def __getattr__(name: str) -> object:
+        """bfloat16 is made when it is asked for: the package that has it is not imported before."""
+        if name == "bfloat16":
+            from tapegrad.ir.dtypes import bfloat16
+
+            return bfloat16()
+        raise AttributeError(f"module 'tapegrad' has no attribute {name!r}")

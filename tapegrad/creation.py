@@ -18,6 +18,7 @@ from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, lowest
@@ -328,8 +329,8 @@ def linspace(start: TensorLike, stop: TensorLike, num: int = 50, endpoint: bool 
     if count < 0:
         raise ShapeError(f"linspace: num must not be negative, but is {count}")
     joined = result_dtype(*(end if isinstance(end, bool | int | float) else as_tensor(end) for end in (start, stop)))
-    wanted = as_dtype(dtype) if dtype is not None else joined if joined.kind == "f" else config.default_dtype()
-    working = wanted if wanted.kind == "f" else np.dtype(np.float64)
+    wanted = as_dtype(dtype) if dtype is not None else joined if is_floating(joined) else config.default_dtype()
+    working = wanted if is_floating(wanted) else np.dtype(np.float64)
     first, last = promote(start, stop, dtype=working)
     if first.ndim or last.ndim:
         raise ShapeError(

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 
 from tapegrad.errors import GradientError, Location
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.graph import Builder, Node, Number
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64
@@ -332,7 +333,7 @@ def _row(node: Node) -> Row:
 
 
 def _differentiable(node: Node) -> bool:
-    return node.dtype.kind == "f"
+    return is_floating(node.dtype)
 
 
 def _dependents(outputs: Sequence[Node], sources: set[Node]) -> dict[Node, None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapegrad import operators
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating
 from tapegrad.selection import where
 from tapegrad.templates import composite
@@ -58,7 +59,7 @@ def astype(x: TensorLike, dtype: Any) -> Tensor:
     x : array_like
         Any shape and dtype.
     dtype : dtype
-        float32, float64, int32, int64, uint8 or bool. Floating numbers become integers by cutting their fraction off.
+        Any that a Tensor may have. Floating numbers become integers by cutting their fraction off.
 
     Returns
     -------
@@ -436,7 +437,7 @@ def reciprocal(x: TensorLike) -> Tensor:
 def _whole(x: TensorLike) -> Tensor | None:
     """Integers and bools, which have nothing to round, under a handle of their own."""
     x = as_tensor(x)
-    return astype(x, x.dtype) if x.dtype.kind != "f" else None
+    return astype(x, x.dtype) if not is_floating(x.dtype) else None
 
 
 def floor(x: TensorLike) -> Tensor:

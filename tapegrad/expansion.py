@@ -13,6 +13,7 @@ from typing import Any
 from tapegrad.composed import COMPOSED
 from tapegrad.errors import GradientError, TracingError, resolve_mark
 from tapegrad.histories import history
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.graph import Builder, Node
 from tapegrad.ir.sizes import Bindings, SizeExpr
 from tapegrad.paths import params_key
@@ -210,7 +211,7 @@ def _emit(builder: Builder, primitive: str, sources: Sequence[Node], params: Map
 
 def _blocked(entry: Entry, node: Node, builder: Builder) -> Node:
     """The node of an entry, past which no derivative goes where the entry does not require one."""
-    if entry.requires_grad or entry.dtype.kind != "f" or entry.primitive == "stop_gradient":
+    if entry.requires_grad or not is_floating(entry.dtype) or entry.primitive == "stop_gradient":
         return node
     if any(source.requires_grad for source in entry.inputs):
         return builder.emit("stop_gradient", node)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tapegrad import roofline
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Buffer, Kernel
 from tapegrad.ir.kernel_printer import print_kernel
@@ -195,6 +196,6 @@ def _tape_line(traced: Traced) -> str:
 def _widest(kernel: Kernel) -> np.dtype:
     """The floating dtype that a kernel computes in."""
     floats = [
-        buffer.dtype for buffer in (*kernel.reads, *kernel.writes) if buffer.dtype.kind == "f" and buffer.size != 1
+        buffer.dtype for buffer in (*kernel.reads, *kernel.writes) if is_floating(buffer.dtype) and buffer.size != 1
     ]
     return max(floats, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float32))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapegrad import paths
 from tapegrad.errors import user_mark
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.paths import Path
 from tapegrad.tape import Entry, advance, append, local
 
@@ -67,7 +68,7 @@ def parts_of(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
     """The results of an entry that has several, in the shapes and dtypes of others."""
     inputs, mark, passes = (macro,), macro.mark, macro.requires_grad
     return [
-        Entry("project", inputs, {"index": index}, e.shape, e.dtype, None, passes and e.dtype.kind == "f", mark)
+        Entry("project", inputs, {"index": index}, e.shape, e.dtype, None, passes and is_floating(e.dtype), mark)
         for index, e in enumerate(like)
     ]
 

@@ -26,6 +26,7 @@ from tapegrad.elementwise import astype
 from tapegrad.errors import AxisError, BoundsError, DTypeError, InPlaceError, ShapeError, TracingError
 from tapegrad.gathering import checked_indices, flat_indices
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import BOOL, INT64, PRIMITIVES, broadcast_shapes, shape_text
 from tapegrad.ranges import at_least, at_most, reaches
@@ -437,7 +438,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     [1.0, 5.0, 5.0, 2.0]
     """
     new = as_tensor(value, x.dtype)
-    if new.requires_grad and x.dtype.kind != "f" and tape.is_grad_enabled():
+    if new.requires_grad and not is_floating(x.dtype) and tape.is_grad_enabled():
         raise InPlaceError(
             f"x[i] = v: a Tensor of dtype {x.dtype} cannot take a value that requires a gradient, which would be lost; "
             "cast x with .astype, or use v.detach()"

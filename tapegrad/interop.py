@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tapegrad import tape
-from tapegrad.errors import DeviceError, DTypeError, ExchangeError
-from tapegrad.recording import DTYPES, as_dtype, as_tensor, private_array, wrap
+from tapegrad.errors import DeviceError, ExchangeError
+from tapegrad.recording import as_dtype, as_tensor, private_array, wrap
 from tapegrad.runtime.counters import counters
 
 if TYPE_CHECKING:
@@ -198,9 +198,7 @@ def asarray(x: Any, dtype: Any = None) -> Tensor:
 
 def _shared(array: Any, operation: str) -> Tensor:
     """A Tensor on an array itself where programs can read it as it lies; else on a copy, which is counted."""
-    if array.dtype.newbyteorder("=") not in DTYPES:
-        names = ", ".join(map(str, DTYPES))
-        raise DTypeError(f"{operation}: dtype {array.dtype} is not supported; cast to one of {names}")
+    as_dtype(array.dtype, f"{operation}: ")
     if tape.local.trace is not None:
         return as_tensor(array)  # captured: read anew at each call
     if array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative:

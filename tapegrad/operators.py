@@ -11,6 +11,7 @@ import numpy as np
 from tapegrad import config
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.paths import NUMBER_KINDS, steps
 from tapegrad.primitives import shape_text
 from tapegrad.recording import (
@@ -42,11 +43,11 @@ def binary(primitive: str, floating: bool = False) -> Callable[[Any, Any], Tenso
 def power(a: TensorLike, b: TensorLike) -> Tensor:
     """``a ** b``, elementwise; a Python number as exponent is known to the program."""
     if isinstance(b, bool | int | float) and not isinstance(b, np.generic):
-        if isinstance(a, Operators) and not a._weak and a._entry.dtype.kind == "f":
+        if isinstance(a, Operators) and not a._weak and is_floating(a._entry.dtype):
             return record("power", (a, record_number(b, a._entry.dtype, constant=True)))
         dtype = result_dtype(as_tensor(a), b)
         (base,) = promote(a, dtype=dtype)
-        if dtype.kind != "f" and b < 0:
+        if not is_floating(dtype) and b < 0:
             raise DTypeError(f"power: integers have no power {b}; cast with .astype('float32')")
         return record("power", (base, record_number(b, dtype, constant=True)))
     return record("power", promote(a, b))
@@ -209,7 +210,7 @@ def _elementwise(primitive: str, function: _Method, swapped: bool = False) -> _M
             return general(self, other)
         found = steps.get(key) if trace is None else None
         if found is None:
-            alike = mine.dtype is theirs.dtype and mine.dtype.kind == "f"
+            alike = mine.dtype is theirs.dtype and is_floating(mine.dtype)
             if alike and trace is not None and mine.trace is trace and number is not None:
                 # A constant of the trace.
                 params = {"value": mine.dtype.type(other).item(), "dtype": mine.dtype}

@@ -25,6 +25,7 @@ import numpy as np
 
 from tapegrad.errors import DTypeError, ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.kernels.cpu import philox
 
@@ -36,6 +37,7 @@ BOOL = np.dtype(np.bool_)
 UINT8 = np.dtype(np.uint8)
 INT32 = np.dtype(np.int32)
 INT64 = np.dtype(np.int64)
+FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
@@ -220,7 +222,7 @@ def _same_dtype(name: str) -> DTypeRule:
 def _floating(name: str) -> DTypeRule:
     def rule(dtypes: Sequence[np.dtype], params: Params) -> np.dtype:
         dtype = _require_equal(dtypes, name)
-        if dtype.kind != "f":
+        if not is_floating(dtype):
             raise DTypeError(f"{name}: needs a floating dtype, not {dtype}; cast with .astype('float32')")
         return dtype
 
@@ -295,7 +297,7 @@ def _cast(x: np.ndarray, dtype: np.dtype) -> Any:
 
 
 def _integer_power(x: np.ndarray, y: np.ndarray) -> Any:
-    if x.dtype.kind == "f":
+    if is_floating(x.dtype):
         return np.power(x, y)
     # NumPy refuses negative integer exponents; a program raises nothing: 0 there, and 1 or -1 for a base of 1 or -1.
     inverse = np.where((x == 1) | (x == -1), np.where(y % 2 == 0, 1, x), 0)

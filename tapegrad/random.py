@@ -18,6 +18,7 @@ from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype, cos, floor, log1p, sqrt
 from tapegrad.errors import DTypeError, OptionError, ShapeError
 from tapegrad.gathering import take
+from tapegrad.ir.dtypes import FLOAT16, FLOAT32, computed, is_floating, is_half
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import FLOAT64, INT64, broadcast_shapes, shape_text
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating
@@ -139,7 +140,7 @@ class Generator:
         size : int or sequence of int, optional
             The shape of the result; that of ``low`` and ``high`` together where None.
         dtype : dtype, optional
-            float32 or float64; that in which ``low`` and ``high`` meet where None.
+            A floating one; that in which ``low`` and ``high`` meet where None.
 
         Returns
         -------
@@ -161,9 +162,16 @@ class Generator:
         ((2, 3), True)
         """
         if _is_number(low, 0) and _is_number(high, 1):
-            return self._draw("random_uniform", shape=_shape(size), dtype=_floating(dtype, "uniform"))
+            return self._standard_uniform(_shape(size), _floating(dtype, "uniform"))
         first, last, shape = _parameters(low, high, size, dtype, "uniform")
-        return first + (last - first) * self._draw("random_uniform", shape=shape, dtype=first.dtype)
+        return first + (last - first) * self._standard_uniform(shape, first.dtype)
+
+    def _standard_uniform(self, shape: Shape, dtype: np.dtype) -> Tensor:
+        """Numbers in [0, 1); halves are cut off, for the nearest half of the largest float32 would be 1."""
+        if not is_half(dtype):
+            return self._draw("random_uniform", shape=shape, dtype=dtype)
+        steps = 2.0 ** (11 if dtype == FLOAT16 else 8)
+        return astype(floor(self._draw("random_uniform", shape=shape, dtype=FLOAT32) * steps) / steps, dtype)
 
     def normal(self, loc: TensorLike = 0.0, scale: TensorLike = 1.0, size: Any = None, dtype: Any = None) -> Tensor:
         """Normally distributed numbers.
@@ -175,7 +183,7 @@ class Generator:
         size : int or sequence of int, optional
             The shape of the result; that of ``loc`` and ``scale`` together where None.
         dtype : dtype, optional
-            float32 or float64; that in which ``loc`` and ``scale`` meet where None.
+            A floating one; that in which ``loc`` and ``scale`` meet where None.
 
         Returns
         -------
@@ -205,6 +213,8 @@ class Generator:
         return mean + deviation * self._standard_normal(shape, mean.dtype)
 
     def _standard_normal(self, shape: Shape, dtype: np.dtype) -> Tensor:
+        if is_half(dtype):
+            return astype(self._standard_normal(shape, FLOAT32), dtype)
         both = self._draw("random_uniform", shape=(2, *shape), dtype=dtype)
         radius, turn = (
             record("reshape", (record("slice", (both,), **_half(half, shape)),), shape=shape) for half in (0, 1)
@@ -332,7 +342,7 @@ def _shape(size: Any) -> Shape:
 
 def _floating(dtype: Any, operation: str) -> np.dtype:
     wanted = as_dtype(dtype) if dtype is not None else config.default_dtype()
-    if wanted.kind != "f":
+    if not is_floating(wanted):
         raise DTypeError(f"{operation}: needs a floating dtype, not {wanted}; cast the result with .astype")
     return wanted
 
@@ -453,6 +463,6 @@ def dropout(x: TensorLike, p: float = 0.5, training: bool = True, generator: Gen
     (x,) = to_floating(x)
     if not training or p == 0:
         return astype(x, x.dtype)
-    drawn = (generator or _default)._draw("random_uniform", shape=x._entry.shape, dtype=x.dtype)
+    drawn = (generator or _default)._draw("random_uniform", shape=x._entry.shape, dtype=computed(x.dtype))
     # Where p is 1, nothing is kept, and nothing needs to be scaled.
     return where(drawn >= p, x / (1 - p if p < 1 else 1.0), 0.0)

@@ -11,8 +11,10 @@ from tapegrad import config, dims, tape
 from tapegrad.captures import CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
+from tapegrad.ir import dtypes
+from tapegrad.ir.dtypes import FLOATING_KINDS, is_floating
 from tapegrad.ir.sizes import Shape
-from tapegrad.primitives import BOOL, FLOAT32, FLOAT64, INT32, INT64, UINT8
+from tapegrad.primitives import BOOL, FLOAT16, FLOAT32, FLOAT64, INT32, INT64, UINT8
 from tapegrad.tape import Entry
 
 if TYPE_CHECKING:
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 else:
     Tensor: Any = None  # `tapegrad.tensor`, which stands on this module, puts its class here
 
-DTYPES = (FLOAT32, FLOAT64, INT32, INT64, UINT8, BOOL)
-_NATIVE = frozenset(DTYPES)
+_NATIVE = frozenset((FLOAT32, FLOAT64, INT32, INT64, UINT8, BOOL, FLOAT16))
 Number = bool | int | float
 #: What an operation takes where it wants an array.
 TensorLike = Union["Tensor", Dim, np.ndarray, Number, Sequence[Any]]
@@ -32,7 +33,7 @@ def private_array(data: Any, dtype: Any) -> np.ndarray:
     if type(data) is np.ndarray and dtype is None and data.dtype in _NATIVE:
         return data.copy()
     if isinstance(data, np.ndarray | np.generic):
-        wanted = np.dtype(dtype) if dtype is not None else data.dtype.newbyteorder("=")
+        wanted = as_dtype(dtype if dtype is not None else data.dtype, "Tensor: ")
     else:
         try:
             plain = np.asarray(data)
@@ -43,25 +44,25 @@ def private_array(data: Any, dtype: Any) -> np.ndarray:
         holds_arrays = isinstance(data, list | tuple) and any(
             isinstance(item, np.ndarray | np.generic) for item in data
         )
-        inferred = config.default_dtype() if plain.dtype.kind == "f" and not holds_arrays else plain.dtype
+        inferred = config.default_dtype() if is_floating(plain.dtype) and not holds_arrays else plain.dtype
         if plain.size == 0 and not holds_arrays and plain.dtype == FLOAT64:
             inferred = config.default_dtype()
-        data, wanted = plain, np.dtype(dtype) if dtype is not None else inferred
-    if wanted not in DTYPES:
-        names = ", ".join(str(known) for known in DTYPES)
-        raise DTypeError(f"Tensor: dtype {wanted} is not supported; cast to one of {names}")
+        data, wanted = plain, as_dtype(dtype if dtype is not None else inferred, "Tensor: ")
     return np.array(data, dtype=wanted, order="C", copy=True)
 
 
-def as_dtype(dtype: Any) -> np.dtype:
-    """A dtype of ours from whatever NumPy accepts as one."""
+def as_dtype(dtype: Any, operation: str = "") -> np.dtype:
+    """A dtype of ours from whatever NumPy accepts as one, and from ``"bfloat16"``."""
     try:
-        wanted: np.dtype = np.dtype(dtype)
+        wanted = dtypes.known(dtype)
+    except DTypeError:
+        raise
     except TypeError:
-        raise DTypeError(f"{dtype!r} is not a dtype") from None
-    if wanted not in DTYPES:
-        raise DTypeError(f"dtype {wanted} is not supported; use one of {', '.join(str(known) for known in DTYPES)}")
-    return DTYPES[DTYPES.index(wanted)]
+        raise DTypeError(f"{operation}{dtype!r} is not a dtype") from None
+    if wanted is None:
+        names = ", ".join(map(str, dtypes.DTYPE_CODES))
+        raise DTypeError(f"{operation}dtype {np.dtype(dtype)} is not supported; cast to one of {names}")
+    return wanted
 
 
 def wrap(entry: Entry) -> Tensor:
@@ -142,7 +143,7 @@ def weak_kind(value: Any) -> str | None:
     if isinstance(value, float) and not isinstance(value, np.generic):
         return "f"
     if isinstance(value, Tensor) and value._weak:
-        return "f" if value.dtype.kind == "f" else "i"
+        return "f" if is_floating(value.dtype) else "i"
     return None
 
 
@@ -154,9 +155,9 @@ def result_dtype(*values: Any) -> np.dtype:
     """
     strong = [value.dtype for value in values if weak_kind(value) is None]
     kinds = [kind for kind in map(weak_kind, values) if kind]
-    floats = [dtype for dtype in strong if dtype.kind == "f"]
+    floats = [dtype for dtype in strong if is_floating(dtype)]
     if floats:
-        return np.result_type(*floats)
+        return dtypes.join_floating(floats)
     if "f" in kinds:
         return config.default_dtype()
     if strong:
@@ -204,10 +205,10 @@ def to_floating(*values: TensorLike) -> tuple[Tensor, ...]:
     """The operands of a function of real numbers: of one floating dtype, integers in the default one."""
     if len(values) == 1:
         only = values[0]
-        if isinstance(only, Tensor) and not only._weak and only._entry.dtype.kind == "f":
+        if isinstance(only, Tensor) and not only._weak and only._entry.dtype.kind in FLOATING_KINDS:
             return (only,)
     operands = promote(*values)
-    if operands[0].dtype.kind == "f":
+    if is_floating(operands[0].dtype):
         return operands
     return promote(*operands, dtype=config.default_dtype())
 

@@ -11,6 +11,7 @@ from tapegrad.axes import Axis, as_axes, as_axis, size_number, without
 from tapegrad.elementwise import exp, log, sqrt, stop_gradient
 from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, reaches
@@ -56,7 +57,7 @@ def _drop(x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tensor:
 def _accumulating(x: TensorLike, dtype: Any) -> Tensor:
     """``x`` in the dtype that sums and products have: integers and bools count in int64."""
     x = as_tensor(x)
-    wanted = as_dtype(dtype) if dtype is not None else x.dtype if x.dtype.kind == "f" else INT64
+    wanted = as_dtype(dtype) if dtype is not None else x.dtype if is_floating(x.dtype) else INT64
     return x if x.dtype == wanted else record("cast", (x,), dtype=wanted)
 
 

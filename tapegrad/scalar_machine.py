@@ -27,11 +27,12 @@ from functools import cache
 
 import numpy as np
 
-from tapegrad.compiler.layout import SUFFIXES, Layout
+from tapegrad.compiler.layout import Layout
 from tapegrad.compiler.numba_source import Names, Printer, import_lines
 from tapegrad.compiler.python_forms import TERM
 from tapegrad.composed import COMPOSED
 from tapegrad.derivatives import vjp
+from tapegrad.ir.dtypes import COMPUTED_SUFFIXES, SUFFIXES
 from tapegrad.ir.graph import Builder, Node
 from tapegrad.ir.kernel import Apply, Constant, Expression, Variable
 from tapegrad.primitives import BOOL, FLOAT64
@@ -63,7 +64,7 @@ SLOT_SHIFT = OPERATION_BITS + OPERAND_BITS
 MOST_SLOTS = 1 << (31 - SLOT_SHIFT)
 
 #: What the number of a dtype is in the rows of inputs and outputs.
-DTYPE_NUMBERS = {suffix: number for number, suffix in enumerate(SUFFIXES.values())}
+DTYPE_NUMBERS = {suffix: number for number, suffix in enumerate(COMPUTED_SUFFIXES)}
 
 ENTRY = "program"
 REACH = "reach"
@@ -257,7 +258,7 @@ def machine_source(dtype: np.dtype) -> str:
         f"    numbers = pointer_{suffix}_at(header[0], 3, 5, 0)",
         "    for i in range(header[1]):",
         "        v[i] = numbers[i]",
-        *_moves(2, tuple(SUFFIXES.values()), f"v[first + i] = {suffix}({{array}}[i])"),
+        *_moves(2, COMPUTED_SUFFIXES, f"v[first + i] = {suffix}({{array}}[i])"),
         "    segments = pointer_i64_at(header[4], 0, 5, 0)",
         "    for k in range(header[5]):",
         "        rows = pointer_i32_at(segments[8 * k], 3, 5, 0)",

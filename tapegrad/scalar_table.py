@@ -18,6 +18,7 @@ import numpy as np
 
 from tapegrad.composed import RECORDED
 from tapegrad.expansion import Template
+from tapegrad.ir.dtypes import is_floating, is_half
 from tapegrad.ir.sizes import Bindings, SizeExpr
 from tapegrad.primitives import BOOL, PRIMITIVES, Kind, Primitive
 from tapegrad.runtime import cpu
@@ -171,6 +172,8 @@ class Writer:
 
     def hold(self, entry: Entry, slots: list[int]) -> None:
         """Remember where a given value lies; one of another dtype may only be cast."""
+        if is_half(entry.dtype):
+            raise Refused(f"a value of {entry.dtype}")
         if entry.dtype in (self.dtype, BOOL):
             self.put(entry, slots)
         else:
@@ -567,7 +570,7 @@ def _passes() -> np.ndarray:
 def _floating_dtype(entries: Sequence[Entry]) -> np.dtype | None:
     """The dtype of the first operation that has floating results."""
     for entry in entries:
-        if entry.inputs and entry.dtype.kind == "f" and entry.primitive != "gradient":
+        if entry.inputs and is_floating(entry.dtype) and entry.primitive != "gradient":
             return entry.dtype
     return None
 
@@ -579,8 +582,8 @@ def first_variable(gradient: Entry) -> int:
 
 def start(entries: Sequence[Entry], bindings: Bindings | None) -> Writer:
     dtype = _floating_dtype(entries)
-    if dtype is None:
-        raise Refused("no operation in a floating dtype")
+    if dtype is None or is_half(dtype):
+        raise Refused("no operation in a floating dtype that is computed in")
     writer = Writer(dtype, bindings)
     for entry in entries:
         if entry.primitive == "gradient":

@@ -17,10 +17,11 @@ from functools import cache, cached_property, partial
 import numpy as np
 
 from tapegrad.compiler.frame import Frame
-from tapegrad.compiler.layout import SUFFIXES, BufferUse, Layout
+from tapegrad.compiler.layout import BufferUse, Layout
 from tapegrad.compiler.program import Program
 from tapegrad.expansion import Recording
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.kernel import Buffer, Schedule
 from tapegrad.ir.sizes import Bindings

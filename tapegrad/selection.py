@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.primitives import BOOL
 from tapegrad.recording import TensorLike, as_tensor, promote, record, record_number, result_dtype
 from tapegrad.tensor import Tensor
@@ -345,7 +346,7 @@ def isinf(x: TensorLike) -> Tensor:
     [False, True]
     """
     x = as_tensor(x)
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         return record("not_equal", (x, x))
     return record("equal", (record("absolute", (x,)), _infinity(x.dtype)))
 
@@ -370,7 +371,7 @@ def isfinite(x: TensorLike) -> Tensor:
     [True, False, False]
     """
     x = as_tensor(x)
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         return record("equal", (x, x))
     return record("less", (record("absolute", (x,)), _infinity(x.dtype)))
 

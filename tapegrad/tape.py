@@ -25,6 +25,7 @@ from tapegrad import config, paths
 from tapegrad.composed import RECORDED
 from tapegrad.errors import Mark, TracingError, user_mark
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.sizes import Shape
 from tapegrad.paths import Path
 
@@ -310,7 +311,7 @@ def _result(
         row = RECORDED[primitive]
         shape = row.shape([entry.shape for entry in inputs], params)
         dtype = row.dtype([entry.dtype for entry in inputs], params)
-        passes = enabled and dtype.kind == "f" and primitive != "stop_gradient"
+        passes = enabled and is_floating(dtype) and primitive != "stop_gradient"
         result = shape, dtype, passes and any([entry.requires_grad for entry in inputs])
         # What is learned of symbolic sizes on the way counts for the trace that runs.
         if sizes.active_bindings() is None or not (params or any([entry.shape for entry in inputs])):

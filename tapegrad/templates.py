@@ -8,6 +8,7 @@ function simply records. `write_update` does the same for the step of an optimiz
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec
@@ -18,6 +19,7 @@ import numpy as np
 from tapegrad import config, paths, tape
 from tapegrad.errors import GraphError, user_mark
 from tapegrad.expansion import Template, collect, structure_key
+from tapegrad.ir.dtypes import FLOAT32, is_floating, is_half, join_floating
 from tapegrad.paths import Path
 from tapegrad.recording import wrap
 from tapegrad.tape import Entry, Trace, local
@@ -60,15 +62,18 @@ def _write(function: Callable[[], list[Tensor]], name: str) -> tuple[Template, l
 def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Let calls of a function of Tensors be one entry on the tape.
 
-    The function must make its result of its arguments alone, by operations that record, and read no value.
+    The function must make its result of its arguments alone, by operations that record, and read no value. Halves
+    among the arguments are widened for it, and its result is rounded once.
     """
+
+    written = _rounding_once(function)
 
     @functools.wraps(function)
     def recorded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
         state = local.state
         path = state.path
         if path is None or state.trace is not None or len(state.pending) >= config.pending_nodes:
-            return function(*args, **kwargs)
+            return written(*args, **kwargs)
         positions = state.positions
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor and not args[0]._weak:
             # The most frequent case by far, written out: a known step on one floating Tensor that was used before.
@@ -109,7 +114,7 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
                 key.append(place)
                 if value._weak:
                     whole = False
-                elif entry.dtype.kind != "f":
+                elif not is_floating(entry.dtype):
                     key.append(config.default_dtype())
             elif type(value) in _STATIC or (type(value) is tuple and all([type(item) is int for item in value])):
                 key += (type(value), value)
@@ -119,12 +124,12 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
             _leave(positions, entered)
             if any([isinstance(value, np.ndarray) for value in args]):
                 return again(*[Tensor(value) if isinstance(value, np.ndarray) else value for value in args], **kwargs)
-            return function(*args, **kwargs)
+            return written(*args, **kwargs)
         whole_key = tuple(key)
         found = paths.steps.get(whole_key)
         if found is None:
             try:
-                found = _learn(lambda: function(*args, **kwargs), function.__name__, operands)
+                found = _learn(lambda: written(*args, **kwargs), function.__name__, operands)
             except BaseException:
                 _leave(positions, entered)
                 raise
@@ -135,6 +140,27 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
 
     again: Callable[..., Tensor] = recorded
     return recorded
+
+
+def _rounding_once(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
+    """The function in float32 throughout where Tensors it is given are halves."""
+    parameters = list(inspect.signature(function).parameters)
+
+    def written(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+        given = dict(zip(parameters, args, strict=False)) | kwargs
+        floats = [x.dtype for x in given.values() if isinstance(x, Tensor) and not x._weak and is_floating(x.dtype)]
+        if not any(map(is_half, floats)):
+            return function(*args, **kwargs)
+        result = function(**{name: _widened(value) for name, value in given.items()})  # type: ignore[call-arg]
+        joined = join_floating(floats)
+        rounds = is_half(joined) and result.dtype == FLOAT32 and given.get("dtype") is None
+        return result.astype(joined) if rounds else result
+
+    return written
+
+
+def _widened(value: Any) -> Any:
+    return value.astype(FLOAT32) if isinstance(value, Tensor) and is_half(value.dtype) else value
 
 
 def _leave(positions: dict[Entry, int], entered: Sequence[Entry]) -> None:

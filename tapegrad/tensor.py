@@ -23,6 +23,7 @@ from tapegrad.errors import (
 )
 from tapegrad.interop import Exchange
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.operators import UFUNCS, Operators
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, private_array, record, record_full, wrap
@@ -59,7 +60,8 @@ class Tensor(Operators, TensorMethods, Exchange):
     data : array_like
         Numbers, nested lists, a NumPy array (copied) or a Tensor. Python floats take the default dtype, float32.
     dtype : dtype, optional
-        float32, float64, int32, int64, uint8 or bool.
+        float32, float64, int32, int64, uint8 or bool; and float16 and bfloat16, in which numbers are stored while
+        operations compute in float32.
     device : str, optional
         ``"cpu"``.
     requires_grad : bool
@@ -260,7 +262,7 @@ class Tensor(Operators, TensorMethods, Exchange):
 
     @requires_grad.setter
     def requires_grad(self, wanted: bool) -> None:
-        if wanted and self.dtype.kind != "f":
+        if wanted and not is_floating(self.dtype):
             raise GradientError(f"requires_grad: only floating dtypes have gradients, not {self.dtype}")
         if not wanted and not self._leaf and self._entry.requires_grad:
             raise GradientError("requires_grad = False on a computed Tensor; use .detach()")

@@ -18,6 +18,7 @@ import numpy as np
 from tapegrad import histories, pytree, tape
 from tapegrad.errors import AxisError, GradientError, ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, record, record_full, wrap
 from tapegrad.tape import Entry
@@ -29,7 +30,7 @@ __all__ = ["grad", "jvp", "value_and_grad", "vjp"]
 def _variable(value: Any, operation: str) -> Tensor:
     """``value`` as a variable of its own."""
     given = as_tensor(value)
-    if given.dtype.kind != "f":
+    if not is_floating(given.dtype):
         raise GradientError(
             f"{operation}: an argument has dtype {given.dtype}, and only floating ones have derivatives; cast it with "
             ".astype('float32'), or leave its place out of argnums"
@@ -170,7 +171,7 @@ def _scalar(output: Any) -> Tensor:
         raise GradientError(
             f"grad: the function gives shape {shape_text(shape)}, not a scalar; reduce it (.sum(), .mean()), or use vjp"
         )
-    if tensor.dtype.kind != "f":
+    if not is_floating(tensor.dtype):
         raise GradientError(f"grad: the function gives dtype {tensor.dtype}, which has no gradient")
     return tensor
 
@@ -264,7 +265,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
             columns = [
                 histories.gradient(output._entry, seed._entry, entries, retain=True)
                 for output, seed in zip(outputs, seeds, strict=True)
-                if output.dtype.kind == "f"
+                if is_floating(output.dtype)
             ]
             if columns:
                 sums = [_total([wrap(part) for part in parts])._entry for parts in zip(*columns, strict=True)]

@@ -54,7 +54,7 @@ class TestMaking:
         for array in (base.T, base[::-1, ::2], base.astype(">f8"), np.asfortranarray(base)):
             np.testing.assert_array_equal((tg.Tensor(array) * 2).numpy(), np.asarray(array, dtype=float) * 2)
 
-    @pytest.mark.parametrize("bad", [np.ones(2, np.complex64), np.ones(2, np.float16), np.array(["a"])])
+    @pytest.mark.parametrize("bad", [np.ones(2, np.complex64), np.ones(2, np.uint16), np.array(["a"])])
     def test_other_dtypes_are_refused_by_name(self, bad: np.ndarray) -> None:
         with pytest.raises(DTypeError, match=str(bad.dtype).replace("<", "")):
             tg.Tensor(bad)

@@ -9,10 +9,26 @@ import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core.errors import NumbaTypeError
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
+
+from tapegrad.ir.dtypes import bfloat16
 
 #: False under ``NUMBA_DISABLE_JIT=1``: every name of this package is then its Python twin.
 COMPILED: bool = not config.DISABLE_JIT
+
+
+class Half(types.Type):  # type: ignore[misc]
+    """Numba's type of a float16 or bfloat16: 16 bits that are loaded, stored, chosen and converted, nothing else."""
+
+
+F16, BF16 = Half("f16"), Half("bf16")
+
+
+@register_model(Half)
+class _HalfModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, half: Half) -> None:
+        super().__init__(manager, half, ir.IntType(16))
+
 
 #: Each element dtype by the suffix of the names that generated source uses.
 NUMBA_TYPES: dict[str, Any] = {
@@ -22,9 +38,11 @@ NUMBA_TYPES: dict[str, Any] = {
     "i64": types.int64,
     "u8": types.uint8,
     "b1": types.boolean,
+    "f16": F16,
+    "bf16": BF16,
 }
 
-#: The NumPy scalar of each suffix.
+#: The NumPy scalar of each suffix; see `numpy_type` for that of bfloat16.
 NUMPY_TYPES: dict[str, Any] = {
     "f32": np.float32,
     "f64": np.float64,
@@ -32,10 +50,8 @@ NUMPY_TYPES: dict[str, Any] = {
     "i64": np.int64,
     "u8": np.uint8,
     "b1": np.bool_,
+    "f16": np.float16,
 }
-
-#: The suffix of a NumPy dtype.
-SUFFIXES: dict[np.dtype[Any], str] = {np.dtype(scalar): suffix for suffix, scalar in NUMPY_TYPES.items()}
 
 #: The LLVM type of a value of each suffix in a register.
 LLVM_TYPES: dict[str, ir.Type] = {
@@ -45,6 +61,8 @@ LLVM_TYPES: dict[str, ir.Type] = {
     "i64": ir.IntType(64),
     "u8": ir.IntType(8),
     "b1": ir.IntType(1),
+    "f16": ir.IntType(16),
+    "bf16": ir.IntType(16),
 }
 
 WORD = ir.IntType(64)
@@ -67,6 +85,11 @@ def with_twin(twin: Callable[..., Any], *, literal: bool = False) -> Callable[[D
         return made  # type: ignore[no-any-return]
 
     return decorate
+
+
+def numpy_type(suffix: str) -> Any:
+    """The NumPy scalar of a suffix; bfloat16 is imported here."""
+    return bfloat16().type if suffix == "bf16" else NUMPY_TYPES[suffix]
 
 
 def is_float(kind: Any) -> bool:

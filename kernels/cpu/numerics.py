@@ -14,12 +14,15 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from tapegrad.ir.dtypes import HALF_SUFFIXES
+from tapegrad.kernels.cpu.halves import emit_rounded, emit_widened
 from tapegrad.kernels.cpu.intrinsics import (
     NUMBA_TYPES,
-    NUMPY_TYPES,
+    Half,
     declare,
     is_float,
     is_signed,
+    numpy_type,
     require_float,
     require_same,
     with_twin,
@@ -91,6 +94,10 @@ def emit_cast(builder: ir.IRBuilder, value: Any, source: Any, target: Any) -> An
     """Emit the conversion of a value from one Numba dtype to another, with NumPy's meaning."""
     if source == target:
         return value
+    if isinstance(source, Half):
+        return emit_cast(builder, emit_widened(builder, value, source.name), types.float32, target)
+    if isinstance(target, Half):
+        return emit_rounded(builder, emit_cast(builder, value, source, types.float32), target.name)
     if target == types.boolean:
         if is_float(source):
             return builder.fcmp_unordered("!=", value, _constant(value, 0.0), flags=("nsz",))
@@ -114,14 +121,16 @@ def emit_cast(builder: ir.IRBuilder, value: Any, source: Any, target: Any) -> An
 
 def _cast(suffix: str) -> Callable[..., Any]:
     target = NUMBA_TYPES[suffix]
-    scalar = NUMPY_TYPES[suffix]
 
     def twin(value: Any) -> Any:
         with np.errstate(all="ignore"):
-            return np.asarray(value).astype(scalar)[()]
+            given = np.asarray(value)
+            if suffix in HALF_SUFFIXES or given.dtype.itemsize == 2:
+                given = given.astype(np.float32)
+            return given.astype(numpy_type(suffix))[()]
 
     def definition(typing_context: Any, value: Any) -> Any:
-        if not isinstance(value, types.Number | types.Boolean):
+        if not isinstance(value, types.Number | types.Boolean | Half):
             return None
         source = types.unliteral(value)
 
@@ -133,7 +142,7 @@ def _cast(suffix: str) -> Callable[..., Any]:
     return with_twin(twin)(definition)
 
 
-f32, f64, i32, i64, u8, b1 = (_cast(suffix) for suffix in ("f32", "f64", "i32", "i64", "u8", "b1"))
+f32, f64, i32, i64, u8, b1, f16, bf16 = map(_cast, ("f32", "f64", "i32", "i64", "u8", "b1", "f16", "bf16"))
 
 
 # --- selection, maximum, minimum ------------------------------------------------------------------------------------
@@ -417,8 +426,10 @@ __all__ = [
     "accumulate_product",
     "add",
     "b1",
+    "bf16",
     "divide",
     "emit_cast",
+    "f16",
     "f32",
     "f64",
     "floor_divide",

@@ -37,7 +37,8 @@ from numba.core.errors import NumbaTypeError
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, register_model
 
-from tapegrad.kernels.cpu.intrinsics import NUMBA_TYPES, NUMPY_TYPES, WORD, with_twin
+from tapegrad.ir.dtypes import HALF_SUFFIXES
+from tapegrad.kernels.cpu.intrinsics import NUMBA_TYPES, NUMPY_TYPES, WORD, numpy_type, with_twin
 
 #: The type of the block, and the signature of a program over it.
 BLOCK = types.CPointer(types.int64)
@@ -45,7 +46,7 @@ BLOCK_PROGRAM = types.int32(BLOCK)
 #: The signature of one chunk of a phase: the block, the chunk, and the address of scratch, or 0 for the block's own.
 BLOCK_PHASE = types.int32(BLOCK, types.int64, types.int64)
 
-_MEMORY_SIZES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u8": 1, "b1": 1}
+_MEMORY_SIZES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u8": 1, "b1": 1, "f16": 2, "bf16": 2}
 _MEMORY_TYPES: dict[str, ir.Type] = {
     "f32": ir.FloatType(),
     "f64": ir.DoubleType(),
@@ -53,6 +54,8 @@ _MEMORY_TYPES: dict[str, ir.Type] = {
     "i64": ir.IntType(64),
     "u8": ir.IntType(8),
     "b1": ir.IntType(8),
+    "f16": ir.IntType(16),
+    "bf16": ir.IntType(16),
 }
 _CTYPES: dict[str, Any] = {
     "f32": ctypes.c_float,
@@ -61,6 +64,8 @@ _CTYPES: dict[str, Any] = {
     "i64": ctypes.c_int64,
     "u8": ctypes.c_uint8,
     "b1": ctypes.c_bool,
+    "f16": ctypes.c_uint16,
+    "bf16": ctypes.c_uint16,
 }
 
 
@@ -75,11 +80,14 @@ class Pointer:
 
     def __getitem__(self, index: int) -> Any:
         cell = _CTYPES[self.suffix].from_address(self.address + int(index) * _MEMORY_SIZES[self.suffix])
+        if self.suffix in HALF_SUFFIXES:
+            return np.uint16(cell.value).view(numpy_type(self.suffix))
         return NUMPY_TYPES[self.suffix](cell.value)
 
     def __setitem__(self, index: int, value: Any) -> None:
         cell = _CTYPES[self.suffix].from_address(self.address + int(index) * _MEMORY_SIZES[self.suffix])
-        cell.value = NUMPY_TYPES[self.suffix](value).item()
+        given = numpy_type(self.suffix)(value)
+        cell.value = given.view(np.uint16).item() if self.suffix in HALF_SUFFIXES else given.item()
 
 
 class PointerType(types.Type):  # type: ignore[misc]
@@ -267,10 +275,12 @@ def _address_constructor(suffix: str) -> Callable[..., Any]:
 pointer_f32, pointer_f64 = _constructor("f32"), _constructor("f64")
 pointer_i32, pointer_i64 = _constructor("i32"), _constructor("i64")
 pointer_u8, pointer_b1 = _constructor("u8"), _constructor("b1")
+pointer_f16, pointer_bf16 = _constructor("f16"), _constructor("bf16")
 
 pointer_f32_at, pointer_f64_at = _address_constructor("f32"), _address_constructor("f64")
 pointer_i32_at, pointer_i64_at = _address_constructor("i32"), _address_constructor("i64")
 pointer_u8_at, pointer_b1_at = _address_constructor("u8"), _address_constructor("b1")
+pointer_f16_at, pointer_bf16_at = _address_constructor("f16"), _address_constructor("bf16")
 
 block_f32, block_f64 = _block_scalar("f32"), _block_scalar("f64")
 block_i32, block_u8, block_b1 = _block_scalar("i32"), _block_scalar("u8"), _block_scalar("b1")
@@ -338,6 +348,10 @@ __all__ = [
     "offset",
     "pointer_b1",
     "pointer_b1_at",
+    "pointer_bf16",
+    "pointer_bf16_at",
+    "pointer_f16",
+    "pointer_f16_at",
     "pointer_f32",
     "pointer_f32_at",
     "pointer_f64",

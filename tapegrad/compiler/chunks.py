@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from tapegrad.compiler.costs import EXPENSIVE
-from tapegrad.compiler.layout import SUFFIXES, walk
+from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,

@@ -27,8 +27,9 @@ from tapegrad.compiler.cuda_forms import (
 from tapegrad.compiler.cuda_steps import BLOCK, WARP, Partial, Step, kernel_steps, step_buffers, tile, written_buffers
 from tapegrad.compiler.independence import identity
 from tapegrad.compiler.index_maps import size_expression
-from tapegrad.compiler.layout import SUFFIXES, symbolic_sizes, walk
+from tapegrad.compiler.layout import symbolic_sizes, walk
 from tapegrad.errors import GraphError
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,

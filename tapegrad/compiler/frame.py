@@ -43,6 +43,9 @@ _SCALARS: dict[str, Any] = {
     "int64": ctypes.c_int64,
     "uint8": ctypes.c_uint8,
     "bool": ctypes.c_bool,
+    # Bits alone: a number that is given as one is no half.
+    "float16": ctypes.c_uint16,
+    "bfloat16": ctypes.c_uint16,
 }
 
 # For the first written cell of each frame, by address: one word that is not 0 while a call is writing it.

@@ -16,7 +16,7 @@ import numpy as np
 
 from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
-from tapegrad.ir.graph import DTYPE_CODES, DTYPES
+from tapegrad.ir.dtypes import DTYPE_CODES, SUFFIXES, dtype_of
 from tapegrad.ir.kernel import (
     Buffer,
     Kernel,
@@ -33,9 +33,6 @@ from tapegrad.ir.sizes import Size, Symbol
 
 #: Loop nests in one function; the time of compilation grows faster than their number.
 NESTS_PER_PIECE = 40
-
-#: The suffix that generated names carry for each dtype.
-SUFFIXES: dict[np.dtype, str] = {dtype: "b1" if code == "bool" else code for dtype, code in DTYPE_CODES.items()}
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def layout_from_json(values: Mapping[str, Any]) -> Layout:
     """The layout that `Layout.to_json` wrote."""
     return Layout(
         tuple(
-            BufferUse(name, DTYPES[dtype], sizes.parse_size(size), role, tuple(kernels))
+            BufferUse(name, dtype_of(dtype), sizes.parse_size(size), role, tuple(kernels))
             for name, dtype, size, role, kernels in values["buffers"]
         ),
         tuple(values["inputs"]),

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from tapegrad.compiler.layout import (
-    SUFFIXES,
     Layout,
     buffers_of,
     library_functions,
@@ -26,6 +25,7 @@ from tapegrad.compiler.layout import (
 )
 from tapegrad.compiler.python_forms import ACCUMULATORS, ARITHMETIC, ATOM, CALLED, CHOICE, FORMS, NOT, UNARY
 from tapegrad.errors import GraphError
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.graph import type_string
 from tapegrad.ir.kernel import (
     Accumulate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tapegrad.compiler.layout import SUFFIXES
+from tapegrad.ir.dtypes import ALL_SUFFIXES, COMPUTED_SUFFIXES
 
 # How tightly Python binds: an operand that binds less tightly than its place asks is put in parentheses.
 CHOICE, NOT, COMPARISON, OR, AND, SUM, TERM, UNARY, ATOM = range(9)
@@ -83,10 +83,9 @@ CALLED = frozenset(
     [form.template.split("(")[0] for form in FORMS.values() if "(" in form.template]
     + [form.template.split("(")[0] for forms in ARITHMETIC.values() for form in forms.values() if "(" in form.template]
     + list(ACCUMULATORS.values())
-    + list(SUFFIXES.values())
-    + [f"pointer_{suffix}{kind}" for suffix in SUFFIXES.values() for kind in ("", "_at")]
-    + [f"call_matmul_{suffix}" for suffix in SUFFIXES.values() if suffix != "b1"]
+    + list(ALL_SUFFIXES)
+    + [f"pointer_{suffix}{kind}" for suffix in ALL_SUFFIXES for kind in ("", "_at")]
+    + [f"call_matmul_{suffix}" for suffix in COMPUTED_SUFFIXES if suffix != "b1"]
     + ["uniform_f32", "uniform_f64", "call_permutation", "block_word", "offset", "address", "inf", "nan"]
     + ["call_program", "call_phase"]
-    + [f"pointer_{suffix}_at" for suffix in SUFFIXES.values()]
 )

@@ -15,6 +15,7 @@ from tapegrad.compiler.algebra import (
     simplify_arithmetic,
     simplify_choices,
 )
+from tapegrad.compiler.halves import separate_halves
 from tapegrad.compiler.reciprocals import share_reciprocals
 from tapegrad.compiler.rewriting import copied
 from tapegrad.compiler.stabilization import stabilize
@@ -22,6 +23,9 @@ from tapegrad.compiler.views import merge_transposes, merge_views, postpone_broa
 from tapegrad.ir.graph import Graph
 
 Pass = Callable[[Graph], Graph]
+
+#: What it does first, once: the rounding of halves, which the steps below must see.
+FIRST: tuple[Pass, ...] = (separate_halves,)
 
 #: What `simplify` does, in order. Each pass gives the graph itself where it finds nothing.
 PASSES: tuple[Pass, ...] = (
@@ -70,6 +74,8 @@ def simplify(graph: Graph) -> Graph:
     }
     """
     simplified = own = copied(graph)
+    for step in FIRST:
+        simplified = step(simplified)
     idle = 0
     for step in PASSES * ROUNDS:
         before, simplified = simplified, step(simplified)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tapegrad.errors import OptionError
+from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.formula_styles import LATEX, STYLES, Binding, Style
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ def _slice(style: Style, node: Node, inner: Expression) -> Piece:
 
 def _constant(style: Style, node: Node) -> Piece:
     value = node.params["value"]
-    whole = node.dtype.kind != "f" or (math.isfinite(value) and value == int(value) and abs(value) < 1e6)
-    text = style.number(str(value if node.dtype.kind != "f" else int(value) if whole else node.dtype.type(value)))
+    whole = not is_floating(node.dtype) or (math.isfinite(value) and value == int(value) and abs(value) < 1e6)
+    text = style.number(str(value if not is_floating(node.dtype) else int(value) if whole else node.dtype.type(value)))
     return text, Binding.PRODUCT if text.startswith("-") else Binding.ATOM
 
 
@@ -226,7 +227,7 @@ def _express(
     """The formula of one node in terms of those of its inputs."""
     inputs = [known[source] for source in node.inputs]
     name = node.primitive
-    if name in _TRANSPARENT or (name == "cast" and node.dtype.kind == "f"):
+    if name in _TRANSPARENT or (name == "cast" and is_floating(node.dtype)):
         return inputs[0]
     if name == "multiply" and (factor := _beside_one(inputs)) is not None:
         return factor

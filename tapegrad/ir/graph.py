@@ -18,19 +18,9 @@ import numpy as np
 
 from tapegrad.errors import GraphError, Location
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import ALL_SUFFIXES, DTYPE_CODES, dtype_of
 from tapegrad.ir.sizes import Shape, Size, SizeExpr, Symbol
 from tapegrad.primitives import PRIMITIVES, Primitive
-
-#: The short names of the dtypes in printed graphs.
-DTYPE_CODES: dict[np.dtype, str] = {
-    np.dtype(np.float32): "f32",
-    np.dtype(np.float64): "f64",
-    np.dtype(np.int32): "i32",
-    np.dtype(np.int64): "i64",
-    np.dtype(np.uint8): "u8",
-    np.dtype(np.bool_): "bool",
-}
-DTYPES: dict[str, np.dtype] = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 Number = bool | int | float
 
@@ -418,8 +408,8 @@ def _split(text: str) -> list[str]:
 
 
 def _parse_param(text: str, name: str) -> Any:
-    if text in DTYPES:
-        return DTYPES[text]
+    if text in ALL_SUFFIXES or text == "bool":
+        return dtype_of(text)
 
     def build(tree: ast.expr) -> Any:
         match tree:
@@ -459,13 +449,13 @@ def _parse_lines(lines: Sequence[str], builder: Builder, outputs: list[Node], wr
         if line in ("graph {", "}", ""):
             continue
         if match := _INPUT.match(line):
-            numbers[match[1]] = builder.input(_parse_shape(match[3]), DTYPES[match[2]])
+            numbers[match[1]] = builder.input(_parse_shape(match[3]), dtype_of(match[2]))
         elif match := _NODE.match(line):
             parts = _split(match[3])
             inputs = [numbers[part[1:]] for part in parts if part.startswith("%")]
             named = (part.split("=", 1) for part in parts if not part.startswith("%"))
             params = {name: _parse_param(value, name) for name, value in named}
-            shape, dtype = _parse_shape(match[5]), DTYPES[match[4]]
+            shape, dtype = _parse_shape(match[5]), dtype_of(match[4])
             numbers[match[1]] = builder.emit(match[2], *inputs, **params)
             if type_string(numbers[match[1]].shape, numbers[match[1]].dtype) != type_string(shape, dtype):
                 raise GraphError(f"the graph says {line!r}, but its row gives {numbers[match[1]]!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tapegrad.ir.graph import DTYPE_CODES
+from tapegrad.ir.dtypes import DTYPE_CODES
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,

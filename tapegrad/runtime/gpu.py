@@ -83,9 +83,7 @@ class Function:
                 f"{self.resident_blocks(block, shared_bytes)} at a time"
             )
         with self._device.errors(f"kernel {self.name}"):
-            self._kernel(
-                (grid,), (block,), arguments, shared_mem=shared_bytes, enable_cooperative_groups=cooperative
-            )
+            self._kernel((grid,), (block,), arguments, shared_mem=shared_bytes, enable_cooperative_groups=cooperative)
 
     def resident_blocks(self, block: int, shared_bytes: int = 0) -> int:
         """How many blocks the device holds at a time: the largest cooperative launch."""

@@ -16,8 +16,10 @@ import numpy as np
 
 from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_half
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.ir.sizes import SizeExpr, Symbol
+from tapegrad.primitives import FLOAT32, Kind
 from tapegrad.runtime.failures import check_error, check_locations
 
 _REMEMBERED_SHAPES = 64
@@ -106,6 +108,9 @@ class Interpreted:
         if node.primitive == "checked":
             return partial(_checked, node.params["message"], self.graph)
         params = {name: resolve_param(value, symbols) for name, value in node.params.items()}
+        halves = any(is_half(value.dtype) for value in (node, *node.inputs))
+        if halves and node.row.kind is not Kind.VIEW:
+            return _in_float32(node, params)
         return partial(node.row.numpy, **params) if params else node.row.numpy
 
     def _own_arrays(self, values: list[Any]) -> list[np.ndarray]:
@@ -119,6 +124,20 @@ class Interpreted:
             taken.add(slot)
             results.append(array)
         return results
+
+
+def _in_float32(node: Node, params: dict[str, Any]) -> Callable[..., Any]:
+    """The meaning of a node on halves: its float32 result, rounded if the node is a half."""
+    dtype = node.dtype
+    if "dtype" in params and is_half(params["dtype"]):
+        params = params | {"dtype": FLOAT32}
+
+    def meaning(*operands: np.ndarray) -> np.ndarray:
+        widened = [np.asarray(x).astype(FLOAT32) if is_half(x.dtype) else x for x in operands]
+        result = np.asarray(node.row.numpy(*widened, **params))
+        return result.astype(dtype) if is_half(dtype) else result
+
+    return meaning
 
 
 def _checked(message: str, graph: Graph, value: np.ndarray, condition: np.ndarray) -> np.ndarray:

@@ -505,7 +505,5 @@ cuda = SimpleNamespace(
         getDeviceProperties=_properties,
         streamCaptureModeThreadLocal=1,
     ),
-    driver=SimpleNamespace(
-        CUDADriverError=CUDADriverError, occupancyMaxActiveBlocksPerMultiprocessor=_occupancy
-    ),
+    driver=SimpleNamespace(CUDADriverError=CUDADriverError, occupancyMaxActiveBlocksPerMultiprocessor=_occupancy),
 )

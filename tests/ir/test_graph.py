@@ -167,7 +167,7 @@ def test_the_checker_finds_a_wrong_shape_dtype_or_primitive() -> None:
     for changes, message in (
         ({"shape": (4,)}, r"should be f32\[3\]"),
         ({"dtype": FLOAT64}, r"should be f32\[3\]"),
-        ({"dtype": np.dtype(np.float16)}, "has no dtype of ours"),
+        ({"dtype": np.dtype(np.complex64)}, "has no dtype of ours"),
         ({"primitive": "conv"}, "is not a primitive"),
         ({"shape": (n,)}, "sizes that no input binds: n"),
     ):

@@ -1,0 +1,242 @@
+"""float16 and bfloat16: stored in 16 bits, computed in float32, rounded after each operation."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tapegrad as tg
+from tapegrad import pytree
+from tapegrad.errors import DTypeError
+from tapegrad.ir import dtypes
+from tapegrad.recording import as_dtype
+from tests.optable import FLOATS, OPERATIONS, Operation, call, sample
+from tests.test_optable import Together, arrays_of, programs
+
+HALVES = ("float16", "bfloat16")
+#: Half the distance between 1 and its neighbour: the largest relative error of one rounding.
+ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+#: Half the distance between float16 numbers near 0.
+SMALLEST = 2.0**-25
+
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in cast")
+
+
+def half(values: Any, dtype: str) -> np.ndarray:
+    """An array of a half dtype, rounded from float32."""
+    return np.asarray(values, np.float32).astype(as_dtype(dtype))
+
+
+class TestMaking:
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_a_tensor_is_made_by_name_by_dtype_and_from_an_array(self, dtype: str) -> None:
+        wanted = getattr(tg, dtype)
+        array = half([1.0, 2.5, -0.1], dtype)
+        for tensor in (tg.Tensor(array), tg.Tensor([1.0, 2.5, -0.1], dtype=dtype), tg.Tensor(array.tolist(), wanted)):
+            assert tensor.dtype is wanted
+            np.testing.assert_array_equal(tensor.numpy(), array)
+        assert tg.Tensor([1.0, 2.5]).astype(dtype).dtype is wanted
+        assert tg.zeros((2,), dtype=dtype).dtype is wanted
+        assert tg.Tensor(array).tolist() == array.tolist()
+
+    def test_it_prints_its_numbers_and_its_dtype(self) -> None:
+        assert repr(tg.Tensor([1.0, 2.5], dtype="float16")) == "Tensor([1. , 2.5], dtype=float16)"
+        assert repr(tg.Tensor([1.0, 2.5], dtype="bfloat16")) == "Tensor([1, 2.5], dtype=bfloat16)"
+
+    def test_bfloat16_is_imported_when_it_is_asked_for(self) -> None:
+        code = "import sys, tapegrad as tg; assert 'ml_dtypes' not in sys.modules; tg.bfloat16; import ml_dtypes"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=".")
+
+    def test_without_ml_dtypes_the_message_names_the_command(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+        monkeypatch.setattr(dtypes, "bfloat16", dtypes.bfloat16.__wrapped__)
+        with pytest.raises(DTypeError, match="pip install ml_dtypes"):
+            tg.Tensor([1.0], dtype="bfloat16")
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_uniform_numbers_stay_below_one_and_normal_ones_are_finite(self, dtype: str) -> None:
+        generator = tg.random.Generator(3)
+        uniform = generator.uniform(size=20_000, dtype=dtype).numpy().astype(np.float64)
+        assert 0 <= uniform.min() and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 0.01
+        normal = generator.normal(size=20_000, dtype=dtype).numpy().astype(np.float64)
+        assert abs(normal.std() - 1) < 0.02 and np.isfinite(normal).all()
+
+
+class TestPromotion:
+    @pytest.mark.parametrize(
+        ("first", "second", "wanted"),
+        [
+            ("float16", "float16", "float16"),
+            ("bfloat16", "bfloat16", "bfloat16"),
+            ("float16", "bfloat16", "float32"),
+            ("float16", "float32", "float32"),
+            ("bfloat16", "float64", "float64"),
+            ("float16", "int64", "float16"),
+            ("bfloat16", "bool", "bfloat16"),
+        ],
+    )
+    def test_halves_meet_other_dtypes(self, first: str, second: str, wanted: str) -> None:
+        a, b = (tg.Tensor([1, 0], dtype=dtype) for dtype in (first, second))
+        assert (a + b).dtype == (b + a).dtype == as_dtype(wanted)
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_python_numbers_do_not_widen(self, dtype: str) -> None:
+        x = tg.Tensor([1.0, 2.0], dtype=dtype)
+        for result in (x + 1, 0.1 * x, x**2, x / 3, tg.maximum(x, 0.5), x // 2):
+            assert result.dtype == as_dtype(dtype)
+        np.testing.assert_array_equal((x * 0.1).numpy(), x.numpy() * as_dtype(dtype).type(0.1))
+
+
+# Rounding ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["interpreted", "compiled"])
+@pytest.mark.parametrize("dtype", HALVES)
+class TestRounding:
+    def test_a_chain_is_rounded_after_each_operation(self, dtype: str, compiled: bool) -> None:
+        def chain(x: Any, y: Any, z: Any) -> Any:
+            return (x * y + z) * y - x
+
+        generator = np.random.default_rng(0)
+        x, y, z = (half(generator.uniform(-2, 2, 1000), dtype) for _ in range(3))
+        result = (tg.jit(chain) if compiled else chain)(*map(tg.Tensor, (x, y, z))).numpy()
+        np.testing.assert_array_equal(result, chain(x, y, z))
+        once = chain(*(v.astype(np.float32) for v in (x, y, z))).astype(x.dtype)
+        assert (result != once).any()
+
+    def test_sums_and_means_are_added_up_in_float32(self, dtype: str, compiled: bool) -> None:
+        def totals(x: Any) -> Any:
+            return x.sum(), x.mean(), tg.norm(x), x.cumsum()[-1]
+
+        x = half(np.random.default_rng(0).uniform(0.5, 1.5, 20_001), dtype)
+        exact = x.astype(np.float64)
+        wanted = exact.sum(), exact.mean(), np.linalg.norm(exact), exact.sum()
+        for result, right in zip((tg.jit(totals) if compiled else totals)(tg.Tensor(x)), wanted, strict=True):
+            assert abs(float(result) - right) <= 1.01 * ROUNDING[dtype] * right
+
+    def test_a_mean_does_not_overflow_where_its_sum_would(self, dtype: str, compiled: bool) -> None:
+        def mean(x: Any) -> Any:
+            return x.mean(), tg.sum(x)
+
+        x = tg.Tensor(np.full(70_000, 2.0, np.float32)).astype(dtype)
+        result, total = (tg.jit(mean) if compiled else mean)(x)
+        assert float(result) == 2.0
+        assert float(total) == (math.inf if dtype == "float16" else 140_288.0)
+
+    def test_nan_infinity_and_subnormal_numbers(self, dtype: str, compiled: bool) -> None:
+        def doubled(x: Any) -> Any:
+            return x + x
+
+        smallest = 2.0**-24 if dtype == "float16" else 2.0**-133
+        largest = 65504.0 if dtype == "float16" else 3.3895314e38
+        x = half([math.nan, math.inf, -math.inf, -0.0, smallest, largest], dtype)
+        result = (tg.jit(doubled) if compiled else doubled)(tg.Tensor(x)).numpy().astype(np.float64)
+        np.testing.assert_array_equal(result, [math.nan, math.inf, -math.inf, -0.0, 2 * smallest, math.inf])
+        assert math.copysign(1, result[3]) == -1
+
+    def test_a_product_is_a_float32_product_rounded_once(self, dtype: str, compiled: bool) -> None:
+        def products(a: Any, b: Any) -> Any:
+            return a @ b, b.T @ a.T, a[:1] @ b, a @ b[:, :3]
+
+        generator = np.random.default_rng(1)
+        a, b = (half(generator.standard_normal(shape), dtype) for shape in ((37, 301), (301, 50)))
+        results = (tg.jit(products) if compiled else products)(tg.Tensor(a), tg.Tensor(b))
+        wide = products(a.astype(np.float64), b.astype(np.float64))
+        magnitude = products(abs(a.astype(np.float64)), abs(b.astype(np.float64)))
+        for result, right, most in zip(results, wide, magnitude, strict=True):
+            assert result.dtype == as_dtype(dtype)
+            error = np.abs(result.numpy().astype(np.float64) - right)
+            # One rounding, and those of a float32 sum.
+            assert (error <= ROUNDING[dtype] * np.abs(right) + 301 * 2.0**-24 * most).all()
+
+
+FLOATING = [pytest.param(row, id=name) for name, row in OPERATIONS.items() if {*FLOATS} <= {*row.dtypes}]
+#: Random numbers; and functions that make arrays, whose dtype is not that of their arguments.
+_OTHERS = {"dropout", "zeros", "ones", "eye", "astype"}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("row", [row for row in FLOATING if row.id not in _OTHERS])
+def test_every_function_agrees_with_float64(row: Operation, dtype: str) -> None:
+    for case in row.examples:
+        args = sample(row, case, dtype)
+        exact = [a.astype(np.float64) if isinstance(a, np.ndarray) and a.dtype == as_dtype(dtype) else a for a in args]
+        with np.errstate(all="ignore"):
+            wanted = arrays_of(row.reference(*exact, **case.kwargs))
+        for result, right in zip(arrays_of(call(row, args, case.kwargs)), wanted, strict=True):
+            if not dtypes.is_floating(result.dtype):
+                np.testing.assert_array_equal(result, right)
+                continue
+            assert result.dtype == as_dtype(case.kwargs.get("dtype", dtype))
+            # Up to three roundings, each of a number no larger than the largest.
+            largest = float(np.abs(right[np.isfinite(right)]).max(initial=0.0))
+            np.testing.assert_allclose(
+                result.astype(np.float64),
+                right,
+                rtol=0,
+                atol=3 * ROUNDING[dtype] * largest + SMALLEST,
+                err_msg=f"{case}",
+            )
+
+
+def assert_compiled_as_interpreted(program: Together) -> None:
+    inputs = program.inputs()
+    compiled = tg.jit(program.run)(*inputs)
+    for number, (result, wanted) in enumerate(zip(compiled, program.run(*inputs), strict=True)):
+        assert result.dtype == np.asarray(wanted).dtype, number
+        a, b = (np.asarray(value).astype(np.float64) for value in (result, wanted))
+        # Float32 functions that differ in their last bit may be rounded to neighbours, and derivatives use those.
+        scale = max(1.0, float(np.abs(b[np.isfinite(b)]).max(initial=0.0)))
+        atol = 4 * ROUNDING[program.dtype] * scale
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=f"output {number}")
+
+
+@pytest.mark.parametrize(
+    "program", [part for dtype in HALVES for part in programs(dtype, derivatives=False, every=False, size=60)]
+)
+def test_compiled_programs_agree_with_the_interpreter(program: Together) -> None:
+    assert_compiled_as_interpreted(program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program", [part for dtype in HALVES for part in programs(dtype, derivatives=True, every=False, size=30)]
+)
+def test_compiled_derivatives_agree_with_the_interpreter(program: Together) -> None:
+    assert_compiled_as_interpreted(program)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_gradients_are_halves_and_near_those_of_float64(dtype: str) -> None:
+    def loss(w: Any, x: Any) -> Any:
+        return tg.log_softmax(tg.tanh(x @ w), axis=1)[:, 0].mean()
+
+    generator = np.random.default_rng(2)
+    w, x = half(generator.standard_normal((20, 5)), dtype), half(generator.standard_normal((64, 20)), dtype)
+    exact = tg.grad(loss)(w.astype(np.float64), x.astype(np.float64)).numpy()
+    for gradient in (tg.grad(loss)(tg.Tensor(w), tg.Tensor(x)), tg.jit(tg.grad(loss))(tg.Tensor(w), tg.Tensor(x))):
+        assert gradient.dtype == as_dtype(dtype)
+        error = np.abs(gradient.numpy().astype(np.float64) - exact)
+        assert error.max() <= 8 * ROUNDING[dtype] * np.abs(exact).max()
+
+
+def test_arrays_of_halves_take_part_in_pytrees_and_updates() -> None:
+    w = tg.Tensor(np.ones(4), dtype="bfloat16", requires_grad=True)
+
+    @tg.jit
+    def step(x: Any) -> Any:
+        nonlocal w
+        (w * x).sum().backward()
+        w.data = w - 0.5 * w.grad
+        w.grad = None
+        return {"w": w * 1}
+
+    for _ in range(3):
+        result = step(np.full(4, 0.25, np.float32).astype(tg.bfloat16))
+    assert [leaf.dtype for leaf in pytree.flatten(result)[0]] == [tg.bfloat16]
+    np.testing.assert_array_equal(w.numpy().astype(np.float64), 1 - 3 * 0.125)
