@@ -22,8 +22,8 @@ from tapegrad.compiler.cuda_layout import ALIGNMENT
 from tapegrad.compiler.cuda_scan import BEGIN, END, Pattern
 from tapegrad.compiler.cuda_steps import BLOCK, BLOCKS, STATUS_WORDS
 from tapegrad.compiler.frame import NATIVE_SECONDS, at_the_door, busy, writing_flag
-from tapegrad.compiler.layout import SUFFIXES
 from tapegrad.errors import DeviceError, DTypeError, InPlaceError, ShapeError
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.graph import type_string
 from tapegrad.primitives import shape_text
 from tapegrad.runtime.counters import counters

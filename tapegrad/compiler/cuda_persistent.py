@@ -21,9 +21,10 @@ from tapegrad.compiler.chunks import ceiling
 from tapegrad.compiler.cuda_phases import Phases, program_phases
 from tapegrad.compiler.cuda_source import INDENT, OWN_NAMES, c_name, step_call, step_function
 from tapegrad.compiler.cuda_steps import BLOCK
-from tapegrad.compiler.layout import SUFFIXES, BufferUse
+from tapegrad.compiler.layout import BufferUse
 from tapegrad.compiler.memory import Plan, buffer_bytes, plan_memory
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import INT64, Buffer, Schedule
 from tapegrad.ir.sizes import Size, Symbol
