@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tapegrad import roofline
+from tapegrad.compiler.program import Program
 from tapegrad.ir import sizes
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.ir.graph import Graph
@@ -18,7 +19,7 @@ from tapegrad.ir.kernel_printer import print_kernel
 from tapegrad.timing import kernel_seconds
 
 if TYPE_CHECKING:
-    from tapegrad.compiler.program import Program
+    from tapegrad.compiler.program import AnyProgram
     from tapegrad.tracing import Traced
 
 
@@ -73,22 +74,21 @@ class Explanation:
         Native calls that one call of the function makes.
     seconds, roofline_shares : tuple of float
         The time of each kernel, and what share of it the machine needs at least; measured when they are asked for.
+        There are no shares on a GPU, and no times on a simulated one.
     retraces : tuple of str
         Why the function was traced again.
     inputs : tuple of ndarray
         What the program takes: arguments, then captured values.
     """
 
-    def __init__(
-        self, program: Program, traced: Traced, inputs: Sequence[np.ndarray], retraces: tuple[str, ...]
-    ) -> None:
+    def __init__(self, program: AnyProgram, traced: Traced, inputs: Sequence[Any], retraces: tuple[str, ...]) -> None:
         self.program = program
         self.graph: Graph = traced.graph
         self.simplified: Graph = program.schedule.graph if program.schedule.kernels else traced.graph
         self.retraces = retraces
         self.inputs = tuple(inputs)
         self._traced = traced
-        self._sizes = traced.graph.bind([array.shape for array in inputs]) or {}
+        self._sizes = traced.graph.bind([np.shape(array) for array in inputs]) or {}
 
     @cached_property
     def kernels(self) -> tuple[ExplainedKernel, ...]:
@@ -111,6 +111,8 @@ class Explanation:
     @cached_property
     def seconds(self) -> tuple[float, ...]:
         """The time of one run of each kernel at the sizes of the call, measured when it is asked for."""
+        if not isinstance(self.program, Program):
+            return self.program.kernel_seconds(self.inputs)
         return kernel_seconds(self.program.schedule, self.inputs, self._sizes)
 
     @cached_property
@@ -119,6 +121,8 @@ class Explanation:
 
         More than 1 where the bytes lie in a cache.
         """
+        if not isinstance(self.program, Program):
+            return ()
         limits = roofline.measure()
         dtypes = [_widest(kernel.kernel) for kernel in self.kernels]
         return tuple(
@@ -158,7 +162,7 @@ class Explanation:
             ("graph, derivatives expanded", self.graph),
             ("graph, simplified", self.simplified),
             ("checks, before any write", "\n".join(checks) or "none"),
-            ("kernels", self._kernel_table(total)),
+            ("kernels", self._kernel_table(total) if isinstance(self.program, Program) else self._launch_table(total)),
             ("kernel trees", "\n\n".join(f"{kernel.name}  {kernel.title}\n{kernel.tree}" for kernel in self.kernels)),
             ("memory", self.memory),
             ("program", self.source),
@@ -180,6 +184,28 @@ class Explanation:
         lines.append(
             f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {1e6 * sum(self.seconds):>9,.2f}  {'':>8}  "
             f"{len(self.kernels)} kernels in {self.native_calls} native call"
+        )
+        return "\n".join(lines)
+
+    def _launch_table(self, total: tuple[int, int]) -> str:
+        """A row a kernel on a GPU: what it counts, its launches with their blocks, and its time where there is one."""
+        assert not isinstance(self.program, Program)
+        width = max((len(kernel.name) for kernel in self.kernels), default=4)
+        timed = bool(self.seconds)
+        lines = [f"{'kernel':<{width}}  {'flops':>12}  {'bytes':>12}  {'us':>9}  {'blocks':<12}  what it does"]
+        launches = self.program.launches(self._sizes)
+        for number, kernel in enumerate(self.kernels):
+            time = f"{1e6 * self.seconds[number]:,.2f}" if timed else "-"
+            blocks = " + ".join(str(blocks) for _, blocks in launches[kernel.name]) or "none"
+            lines.append(
+                f"{kernel.name:<{width}}  {kernel.flops:>12,}  {kernel.bytes:>12,}  {time:>9}  {blocks:<12}  "
+                f"{kernel.title}"
+            )
+        time = f"{1e6 * sum(self.seconds):,.2f}" if timed else "-"
+        count = sum(map(len, launches.values()))
+        lines.append(
+            f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {time:>9}  {'':<12}  "
+            f"{len(self.kernels)} kernels in {count} launches on {self.program.device.name}; mode: {self.program.mode}"
         )
         return "\n".join(lines)
 

@@ -45,6 +45,8 @@ STAGED_BYTES = 1 << 20
 GRAPHS = 16
 #: Keys of calls that a frame remembers, to know those that come again.
 KEYS = 64
+#: Runs of a kernel whose time is taken together.
+TIMED_RUNS = 20
 #: Steps of a scan that one graph does, the most first.
 GRAPH_STEPS = (64, 8, 1)
 
@@ -149,6 +151,23 @@ class CudaFrame:
         counts["calls"] += 1
         counts["kernels"] += steps * self._program.kernel_count
         return results
+
+    def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:
+        """The time of one run of each kernel on these arrays: of a graph of many, which the host does not hold up."""
+        binding = self._bind(tuple([np.shape(array) for array in inputs]))
+        used = self._place_inputs(inputs, range(len(inputs)))
+        calls = self._calls(used, self._new_outputs(used, [None] * len(binding.output_shapes)))
+        seconds = []
+        for kernel in range(self._program.kernel_count):
+            own = [call for call, its in zip(calls, binding.kernels, strict=True) if its == kernel]
+            self._launch(own)
+            with self._device.capture() as graph:
+                for _ in range(TIMED_RUNS * bool(own)):
+                    for call in own:
+                        call()
+            times = [self._device.seconds(graph.launch) for _ in range(3)] if own else [0.0]
+            seconds.append(min(times) / TIMED_RUNS)
+        return tuple(seconds)
 
     def _calls(self, used: Sequence[Any], results: Sequence[Any]) -> list[Call]:
         """The launches of one run on these arrays."""

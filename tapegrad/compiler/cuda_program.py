@@ -19,6 +19,7 @@ from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Kernel, Schedule
 from tapegrad.ir.sizes import Symbol
+from tapegrad.runtime import devices
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.failures import check_error, check_locations
 
@@ -42,7 +43,9 @@ class CudaBinding:
     counts : tuple of int
         The elements of each buffer.
     launches : tuple of Launch
-        The kernels in order, without those that have nothing to do.
+        Those of all kernels in order, without those that have nothing to do.
+    kernels : tuple of int
+        The kernel that each of them belongs to.
     output_shapes : tuple of tuple of int
     """
 
@@ -51,6 +54,7 @@ class CudaBinding:
     plan: Plan
     counts: tuple[int, ...]
     launches: tuple[Launch, ...]
+    kernels: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
 
 
@@ -89,6 +93,8 @@ class CudaProgram:
         Whether NVRTC ran for it; else its machine code was found.
     """
 
+    #: How steps are run: each as a graph of launches.
+    mode = "graph"
     #: There is no machine code that the short way of a call could enter.
     entry_address = 0
     #: What one run is in the end: the launch of a graph.
@@ -227,16 +233,19 @@ class CudaProgram:
         symbols = self.layout.all_symbols(symbols)
         counts = tuple(sizes.evaluate(buffer.size, symbols) for buffer in self.layout.buffers)
         launches: list[Launch] = []
+        kernels: list[int] = []
         for placed in self.layout.steps:
             if not placed.is_empty(symbols):
                 assert self._module is not None
                 launches.append(placed.launch(self._module.function(placed.step.name), symbols))
+                kernels.append(self.schedule.kernels.index(placed.kernel))
         return CudaBinding(
             shapes,
             symbols,
             self.plan(symbols),
             counts,
             tuple(launches),
+            tuple(kernels),
             tuple(tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in self.graph.outputs),
         )
 
@@ -288,6 +297,18 @@ class CudaProgram:
             if not placed.is_empty(values):
                 found[placed.kernel.name].append((placed.step.name, placed.step.blocks(values)))
         return found
+
+    def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:
+        """The time of one run of each kernel, by the device's own clock; nothing where it has none.
+
+        What the program overwrites is overwritten in copies.
+        """
+        if not self.device.has_clock:
+            return ()
+        frame = self.take_frame()
+        seconds = frame.kernel_seconds([devices.to_host(array) for array in inputs])
+        self.give_frame(frame)
+        return seconds
 
     def plan(self, symbols: Mapping[Symbol, int]) -> Plan:
         """The memory plan at these sizes."""

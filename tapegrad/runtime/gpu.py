@@ -247,6 +247,21 @@ class CudaDevice:
         with self.errors("waiting for the device"):
             self.cupy.cuda.get_current_stream().synchronize()
 
+    @property
+    def has_clock(self) -> bool:
+        """Whether work can be timed: the simulated device takes no time that would mean anything."""
+        return hasattr(self.cupy.cuda, "Event")
+
+    def seconds(self, work: Callable[[], None]) -> float:
+        """How long the device takes for some work."""
+        with self.errors("timing"):
+            start, end = self.cupy.cuda.Event(), self.cupy.cuda.Event()
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            return float(self.cupy.cuda.get_elapsed_time(start, end)) / 1000
+
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
         """Say what failed, and what to do, where CuPy raises an error of CUDA."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -407,3 +407,24 @@ def test_a_program_is_looked_into(step: CudaProgram, cuda: CudaDevice) -> None:
     assert max(blocks for _, blocks in launches) > 1
     again = compile_graph(training_step(), name="step", device=cuda)
     assert not again.compiled_now and repr(again) == f"<program step on cuda:0: {len(step.kernels)} kernels>"
+
+
+def test_kernels_are_timed_by_the_clock_of_the_device(step: CudaProgram, cuda: CudaDevice) -> None:
+    given = [cuda.from_host(array) for array in batch(6)]
+    before = host(cuda, given)
+    seconds = step.kernel_seconds(given)
+    assert len(seconds) == (len(step.kernels) if cuda.has_clock else 0)
+    for array, reference in zip(host(cuda, given), before, strict=True):
+        np.testing.assert_array_equal(array, reference)
+
+
+def test_kernels_are_timed_in_graphs_of_many_runs(
+    step: CudaProgram, cuda: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(self: CudaDevice, work: Callable[[], None]) -> float:
+        work()
+        return 20.0
+
+    monkeypatch.setattr(type(cuda), "has_clock", True)
+    monkeypatch.setattr(type(cuda), "seconds", seconds)
+    assert step.kernel_seconds(batch(6)) == (1.0,) * len(step.kernels)
