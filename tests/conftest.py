@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tapegrad import config as switches
+from tests.sanitize import NO_POOL
 
 if TYPE_CHECKING:
     from tapegrad.models.data import Dataset
@@ -66,9 +67,12 @@ def _gpu() -> CudaDevice | str:
     from tapegrad.runtime.gpu import open_device
 
     try:
-        return open_device()
+        device = open_device()
     except DeviceError as error:
         return error.message
+    if os.environ.get(NO_POOL):
+        device.cupy.cuda.set_allocator(None)
+    return device
 
 
 @pytest.fixture(

@@ -95,17 +95,22 @@ def _program(function: Any, *arrays: np.ndarray) -> Run:
     return Run(program, list(arrays), np.zeros_like(result))
 
 
-def programs(function: Callable[[Any], Any], x: np.ndarray) -> dict[str, Run]:
-    """The program of a function and that of its pullback."""
+def pullback_of(function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """The function of an argument and a cotangent that gives the argument's gradient."""
 
     def backward(x: tg.Tensor, cotangent: tg.Tensor) -> tg.Tensor:
         _, pullback = tg.vjp(function, x)
         (gradient,) = pullback(cotangent)
         return gradient
 
+    return backward
+
+
+def programs(function: Callable[[Any], Any], x: np.ndarray) -> dict[str, Run]:
+    """The program of a function and that of its pullback."""
     forward = _program(function, x)
     cotangent = np.random.default_rng(1).standard_normal(forward.output.shape).astype(x.dtype)
-    return {"forward": forward, "backward": _program(backward, x, cotangent)}
+    return {"forward": forward, "backward": _program(pullback_of(function), x, cotangent)}
 
 
 def measure(name: str, rounds: int) -> list[dict[str, Any]]:
