@@ -45,6 +45,12 @@ def find(key: str) -> Path | None:
     return None
 
 
+def discard(path: Path) -> None:
+    """Remove a file."""
+    with suppress(OSError):
+        path.unlink()
+
+
 def store(key: str, name: str, data: bytes) -> Path:
     """Write machine code and say where: in the cache, or in a folder of this process where that cannot be written."""
     file = f"{key}-{_checksum(data)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)[:60]}{SUFFIX}"

@@ -7,15 +7,16 @@ simulated CuPy that runs the kernels on the CPU with every access checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tapegrad.errors import DeviceError, GraphError
-from tapegrad.runtime import cubins, cublas, nvrtc
+from tapegrad.runtime import cubins, cublas, cuda_errors, nvrtc
 
 #: Bytes of shared memory that a block has without asking for more.
 ORDINARY_SHARED_BYTES = 48 << 10
@@ -23,13 +24,14 @@ ORDINARY_SHARED_BYTES = 48 << 10
 
 @dataclass(frozen=True)
 class Compiler:
-    """CUDA C to machine code: who compiles, and machine code of (source, architecture, name)."""
+    """CUDA C to machine code: who compiles, what for on a compute capability, the code of (source, target, name)."""
 
     identity: Callable[[], str]
+    target: Callable[[int], str]
     cubin: Callable[[str, str, str], bytes]
 
 
-NVRTC = Compiler(nvrtc.identity, nvrtc.cubin)
+NVRTC = Compiler(nvrtc.identity, nvrtc.target, nvrtc.cubin)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,19 @@ class Limits:
     cooperative: bool
 
 
-class CapturedGraph(Protocol):
+class CapturedGraph:
     """Launches that were recorded, to be replayed in one."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._graph: Any = None
 
     def launch(self) -> None:
         """Replay them on the current stream."""
-        ...
+        try:
+            self._graph.launch()
+        except self._device.failures as error:
+            raise self._device.explained("launching a graph", error) from error
 
 
 class Function:
@@ -58,7 +67,11 @@ class Function:
         self._device = device
         self._raw = raw
         self._kernel = raw.kernel
-        self._shared_bytes = ORDINARY_SHARED_BYTES
+        self._threads = int(raw.max_threads_per_block)
+        # Shared memory that launches may ask for, beside what the kernel has anyway.
+        self._own_shared_bytes = int(raw.shared_size_bytes)
+        self._shared_bytes = ORDINARY_SHARED_BYTES - self._own_shared_bytes
+        self._resident: dict[tuple[int, int], int] = {}
 
     def launch(
         self,
@@ -72,32 +85,51 @@ class Function:
 
         Arguments are arrays of the device and NumPy scalars of the very type that the kernel declares: CuPy would make
         a Python number eight bytes long.
+
+        Raises
+        ------
+        DeviceError
+            Where the device does not hold the kernel.
         """
         if grid < 1:
+            # CuPy would run one block.
             raise GraphError(f"kernel {self.name}: {grid} blocks")
+        if block > self._threads:
+            raise DeviceError(
+                f"kernel {self.name}: {block} threads a block, and with the kernel's {self._raw.num_regs} registers a "
+                f"thread {self._device.name} holds {self._threads}"
+            )
         if shared_bytes > self._shared_bytes:
             self._allow_shared(shared_bytes)
         if cooperative and grid > self.resident_blocks(block, shared_bytes):
+            # CuPy would run fewer and warn.
             raise DeviceError(
-                f"kernel {self.name}: a cooperative launch of {grid} blocks, but {self._device.name} holds "
+                f"kernel {self.name}: a cooperative launch of {grid} blocks, and {self._device.name} holds "
                 f"{self.resident_blocks(block, shared_bytes)} at a time"
             )
-        with self._device.errors(f"kernel {self.name}"):
+        try:
             self._kernel((grid,), (block,), arguments, shared_mem=shared_bytes, enable_cooperative_groups=cooperative)
+        except self._device.failures as error:
+            raise self._device.explained(f"kernel {self.name}", error) from error
 
     def resident_blocks(self, block: int, shared_bytes: int = 0) -> int:
         """How many blocks the device holds at a time: the largest cooperative launch."""
-        if shared_bytes > self._shared_bytes:
-            self._allow_shared(shared_bytes)
-        occupancy = self._device.cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
-        with self._device.errors(f"kernel {self.name}"):
-            return int(occupancy(self._kernel.ptr, block, shared_bytes)) * self._device.limits.multiprocessors
+        found = self._resident.get((block, shared_bytes))
+        if found is None:
+            if shared_bytes > self._shared_bytes:
+                self._allow_shared(shared_bytes)
+            occupancy = self._device.cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
+            limits = self._device.limits
+            with self._device.errors(f"kernel {self.name}"):
+                found = int(occupancy(self._kernel.ptr, block, shared_bytes)) * limits.multiprocessors
+            found = self._resident[block, shared_bytes] = found if limits.cooperative else 0
+        return found
 
     def _allow_shared(self, count: int) -> None:
-        if count > self._device.limits.shared_bytes:
+        limit = self._device.limits.shared_bytes - self._own_shared_bytes
+        if count > limit:
             raise DeviceError(
-                f"kernel {self.name} needs {count} bytes of shared memory a block, and {self._device.name} has "
-                f"{self._device.limits.shared_bytes}"
+                f"kernel {self.name} needs {count} bytes of shared memory a block, and {self._device.name} has {limit}"
             )
         with self._device.errors(f"kernel {self.name}"):
             self._raw.max_dynamic_shared_size_bytes = count
@@ -116,15 +148,6 @@ class LoadedModule:
         """The kernel of that name."""
         with self._device.errors(f"kernel {name}"):
             return Function(self._device, self._raw.get_function(name), name)
-
-
-class _Capture:
-    """Launches being captured, and the graph that they become."""
-
-    graph: Any = None
-
-    def launch(self) -> None:
-        self.graph.launch()
 
 
 class CudaDevice:
@@ -147,11 +170,14 @@ class CudaDevice:
         self._library = library
         self.array_type: type = cupy.ndarray
         self._compiler = compiler
-        self._runtime_error = cupy.cuda.runtime.CUDARuntimeError
-        self._driver_error = cupy.cuda.driver.CUDADriverError
-        self._out_of_memory = cupy.cuda.memory.OutOfMemoryError
+        #: What CuPy raises where CUDA fails.
+        self.failures: tuple[type[Exception], ...] = (
+            cupy.cuda.runtime.CUDARuntimeError,
+            cupy.cuda.driver.CUDADriverError,
+            cupy.cuda.memory.OutOfMemoryError,
+        )
         with self.errors("opening the device"):
-            self.architecture = f"sm_{cupy.cuda.Device(0).compute_capability}"
+            self.architecture = compiler.target(int(cupy.cuda.Device(0).compute_capability))
 
     @cached_property
     def limits(self) -> Limits:
@@ -173,8 +199,16 @@ class CudaDevice:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """A new array with any contents."""
-        with self.errors(f"an array of shape {shape} and dtype {dtype}"):
-            return self.cupy.empty(shape, dtype)
+        try:
+            array = self.cupy.empty(shape, dtype)
+        except self.failures as error:
+            raise self.explained(f"an array of shape {shape} and dtype {dtype}", error) from error
+        if array.device.id != 0:
+            raise DeviceError(
+                f"CuPy's current device is {array.device.id}, and tapegrad runs on {self.name}: leave that device's "
+                "block, or hide the other GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        return array
 
     def from_host(self, array: np.ndarray) -> Any:
         """A copy on the device, C-contiguous."""
@@ -190,11 +224,16 @@ class CudaDevice:
 
     def copy(self, target: Any, source: Any) -> None:
         """Copy an array of the host or of the device into one of the device, in the order of the current stream."""
-        with self.errors("copying to the device"):
+        try:
             if isinstance(source, np.ndarray):
                 target.set(np.ascontiguousarray(source).reshape(target.shape))
+            elif source.dtype == target.dtype and source.flags.c_contiguous and target.flags.c_contiguous:
+                # Plain memory: assignment would have CuPy compile a kernel wherever the shapes differ.
+                target.data.copy_from_device_async(source.data, target.nbytes)
             else:
                 target[...] = source.reshape(target.shape)
+        except self.failures as error:
+            raise self.explained("a copy", error) from error
 
     def address(self, array: Any) -> int:
         """Where an array's memory begins."""
@@ -217,30 +256,39 @@ class CudaDevice:
         """The kernels of a source: from the disk cache, or compiled."""
         key = cubins.cubin_key(source, self.architecture, self._compiler.identity())
         path = cubins.find(key)
-        compiled = path is None
-        if path is None:
-            path = cubins.store(key, name, self._compiler.cubin(source, self.architecture, name))
-        with self.errors(f"loading {name}"):
-            return LoadedModule(self, self.cupy.RawModule(path=str(path)), compiled)
+        if path is not None:
+            with suppress(_Unloadable):
+                return LoadedModule(self, self._loaded(path, name), compiled_now=False)
+            cubins.discard(path)
+        path = cubins.store(key, name, self._compiler.cubin(source, self.architecture, name))
+        return LoadedModule(self, self._loaded(path, name), compiled_now=True)
+
+    def _loaded(self, path: Path, name: str) -> Any:
+        module = self.cupy.RawModule(path=str(path))
+        try:
+            module.compile()
+        except self.failures as error:
+            kind = _Unloadable if getattr(error, "status", 0) in cuda_errors.UNLOADABLE else DeviceError
+            raise kind(self.explained(f"loading {name}", error).message) from error
+        return module
 
     @contextmanager
     def capture(self) -> Iterator[CapturedGraph]:
         """Launches within the block are recorded, not run; what it gives replays them."""
-        captured = _Capture()
-        stream = self._private_stream
-        current = self.cupy.cuda.get_current_stream()
+        captured = CapturedGraph(self)
         with self.errors("capturing a graph"):
-            current.synchronize()
+            stream = self.cupy.cuda.Stream(non_blocking=True)
+            # Relaxed: else garbage that Python collects meanwhile, such as a module, would end the capture.
+            stream.begin_capture(self.cupy.cuda.runtime.streamCaptureModeRelaxed)
+        try:
             with stream:
-                stream.begin_capture(self.cupy.cuda.runtime.streamCaptureModeThreadLocal)
-                try:
-                    yield captured
-                finally:
-                    captured.graph = stream.end_capture()
-
-    @cached_property
-    def _private_stream(self) -> Any:
-        return self.cupy.cuda.Stream(non_blocking=True)
+                yield captured
+        except BaseException:
+            with suppress(*self.failures):
+                stream.end_capture()
+            raise
+        with self.errors("capturing a graph"):
+            captured._graph = stream.end_capture()
 
     def synchronize(self) -> None:
         """Wait until everything on the current stream has run."""
@@ -267,10 +315,26 @@ class CudaDevice:
         """Say what failed, and what to do, where CuPy raises an error of CUDA."""
         try:
             yield
-        except self._out_of_memory as error:
-            raise DeviceError(f"{doing}: {self.name} is out of memory ({error})") from error
-        except (self._runtime_error, self._driver_error) as error:
-            raise DeviceError(f"{doing}: {error}") from error
+        except self.failures as error:
+            raise self.explained(doing, error) from error
+
+    def explained(self, doing: str, error: BaseException) -> DeviceError:
+        """What an error of CUDA means to the user."""
+        memory = ""
+        if isinstance(error, MemoryError):
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+            pool = self.cupy.get_default_memory_pool()
+            own = f"arrays of this process take {_megabytes(pool.used_bytes())}"
+            memory = f": {own} of {_megabytes(total)}, and {_megabytes(free + pool.free_bytes())} are free"
+        return cuda_errors.explained(doing, error, self.name, memory)
+
+
+class _Unloadable(DeviceError):
+    """Machine code that the driver refuses."""
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def open_device() -> CudaDevice:
@@ -279,10 +343,6 @@ def open_device() -> CudaDevice:
     Raises
     ------
     DeviceError
-        Where CuPy, the driver or the GPU is missing, with what mends it.
+        Where CuPy, the driver, NVRTC or the GPU is missing, with what mends it.
     """
-    try:
-        import cupy
-    except ImportError as error:
-        raise DeviceError("device 'cuda' needs CuPy: pip install 'tapegrad[gpu]', or 'tapegrad[gpu-cuda12]'") from error
-    return CudaDevice(cupy, NVRTC, cublas.library)
+    return CudaDevice(cuda_errors.import_cupy(), NVRTC, cublas.library)

@@ -25,7 +25,7 @@ OPTIONS = ("--std=c++17", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", 
 
 @dataclass(frozen=True)
 class CompiledSource:
-    """Machine code of one source for one architecture, and what the compilers said."""
+    """Machine code of one source for one architecture, or PTX, and what the compilers said."""
 
     cubin: bytes
     log: str
@@ -36,6 +36,19 @@ def _candidates() -> Iterator[str]:
         for pattern in _PATTERNS:
             yield from map(str, sorted(folder.glob(pattern), reverse=True))
     yield from _SYSTEM_NAMES
+
+
+#: The latest CUDA whose NVRTC is taken.
+_newest: int | None = None
+
+
+def use_at_most(major: int) -> None:
+    """From now on take the NVRTC of CUDA ``major`` or before: a driver loads no code of a later one."""
+    global _newest
+    if major != _newest:
+        _newest = major
+        library.cache_clear()
+        architectures.cache_clear()
 
 
 @cache
@@ -56,7 +69,8 @@ def library() -> ctypes.CDLL | None:
         except OSError:
             continue
         found.nvrtcGetErrorString.restype = ctypes.c_char_p
-        return found
+        if _newest is None or _version(found)[0] <= _newest:
+            return found
     return None
 
 
@@ -71,15 +85,51 @@ def _require() -> ctypes.CDLL:
 
 def version() -> tuple[int, int]:
     """The version of NVRTC, such as (13, 0)."""
+    return _version(_require())
+
+
+def _version(nvrtc: ctypes.CDLL) -> tuple[int, int]:
     major, minor = ctypes.c_int(), ctypes.c_int()
-    _require().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value
+
+
+@cache
+def architectures() -> tuple[int, ...]:
+    """The compute capabilities that NVRTC compiles for, such as 90, in ascending order."""
+    nvrtc = _require()
+    count = ctypes.c_int()
+    _check(nvrtc, nvrtc.nvrtcGetNumSupportedArchs(ctypes.byref(count)), "")
+    found = (ctypes.c_int * count.value)()
+    _check(nvrtc, nvrtc.nvrtcGetSupportedArchs(found), "")
+    return tuple(sorted(found))
+
+
+def target(capability: int) -> str:
+    """What to compile for a GPU of some compute capability.
+
+    Its own machine code where NVRTC knows it; else that of the nearest earlier GPU of its generation, which it runs
+    too; else, for a GPU of a later generation, PTX, which the driver translates.
+
+    Raises
+    ------
+    DeviceError
+        Where the GPU is older than what NVRTC compiles for.
+    """
+    earlier = [known for known in architectures() if known <= capability]
+    if not earlier:
+        raise DeviceError(
+            f"a GPU of compute capability {capability / 10} is too old for NVRTC {version()[0]}.{version()[1]}, which "
+            f"begins at {architectures()[0] / 10}: an earlier CUDA may know it, pip install 'tapegrad[gpu-cuda12]'"
+        )
+    kind = "sm" if earlier[-1] // 10 == capability // 10 else "compute"
+    return f"{kind}_{earlier[-1]}"
 
 
 def compile_source(
     source: str, architecture: str, options: Sequence[str] = (), name: str = "program.cu"
 ) -> CompiledSource:
-    """Machine code for an architecture such as ``"sm_90"``.
+    """Machine code for an architecture such as ``"sm_90"``, or PTX for one such as ``"compute_90"``.
 
     Raises
     ------
@@ -94,7 +144,8 @@ def compile_source(
         status = nvrtc.nvrtcCompileProgram(program, len(words), (ctypes.c_char_p * len(words))(*map(str.encode, words)))
         log = _text(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
         _check(nvrtc, status, log)
-        return CompiledSource(_text(nvrtc, program, "CUBIN"), log)
+        made = _text(nvrtc, program, "CUBIN" if architecture.startswith("sm_") else "PTX")
+        return CompiledSource(made, log)
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

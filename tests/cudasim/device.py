@@ -7,7 +7,11 @@ from tapegrad.runtime.gpu import Compiler, CudaDevice
 from . import cupy
 from .cublas import CupyMemory, FakeCublas
 
-COMPILER = Compiler(lambda: "simulator", lambda source, architecture, name: source.encode())
+COMPILER = Compiler(
+    identity=lambda: "simulator",
+    target=lambda capability: f"sm_{capability}",
+    cubin=lambda source, target, name: source.encode(),
+)
 
 
 def simulated_device() -> CudaDevice:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import mmap
+import threading
 
 import numpy as np
 
@@ -40,13 +41,17 @@ class Memory:
         self.limit = limit
         self.used = 0
         self._top = _GAP
+        self._lock = threading.RLock()
         self._free: dict[int, list[int]] = {}
         self._live: dict[int, int] = {}
         self._starts: list[int] = []
 
     def allocate(self, count: int) -> int:
         """The address of a new block."""
-        size = -(-max(count, 1) // ALIGNMENT) * ALIGNMENT
+        with self._lock:
+            return self._allocate(-(-max(count, 1) // ALIGNMENT) * ALIGNMENT)
+
+    def _allocate(self, size: int) -> int:
         if self.used + size > self.limit:
             raise Exhausted(f"{size} bytes, {self.used} of {self.limit} in use")
         if self._free.get(size):
@@ -61,7 +66,10 @@ class Memory:
 
     def free(self, address: int) -> None:
         """Poison a block and hand it out again soon."""
-        start = address - self.base
+        with self._lock:
+            self._release(address - self.base)
+
+    def _release(self, start: int) -> None:
         size = self._live.pop(start)
         del self._starts[bisect.bisect_left(self._starts, start)]
         self.used -= size

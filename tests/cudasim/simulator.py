@@ -46,6 +46,7 @@ _SCALARS: dict[str, tuple[type, ...]] = {
     "d": (np.float64,),
     "b": (np.bool_, np.int8, np.uint8),
 }
+_running = threading.Lock()
 #: Bytes before and behind each array in which every access is out of bounds.
 _MARGIN = 1 << 16
 
@@ -125,7 +126,7 @@ class Kernel:
         self.name = name
         self.parameters = tuple(parameters)
         self._module = module
-        self._bound = int(bound) if bound.isdigit() else None
+        self.bound = int(bound) if bound.isdigit() else None
         kinds = getattr(module.library, f"cudasim_kinds_{name}")
         kinds.restype = ctypes.c_char_p
         self._kinds = kinds().decode()
@@ -224,8 +225,8 @@ class Kernel:
 
     def _check(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> None:
         threads = int(np.prod(block))
-        if self._bound is not None and threads > self._bound:
-            raise SimulatorError(f"{self.name}: {threads} threads exceed __launch_bounds__({self._bound})")
+        if self.bound is not None and threads > self.bound:
+            raise SimulatorError(f"{self.name}: {threads} threads exceed __launch_bounds__({self.bound})")
         if min(grid) < 1:
             raise SimulatorError(f"{self.name}: empty grid {tuple(grid)}")
         if len(arguments) != len(self._kinds):
@@ -241,7 +242,20 @@ class Kernel:
         order: Order,
         seed: int,
     ) -> str:
-        """Run; what went wrong, or nothing."""
+        """Run, one launch at a time; what went wrong, or nothing."""
+        with _running:
+            return self._run_alone(grid, block, words, shared_bytes, cooperative, order, seed)
+
+    def _run_alone(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        words: Sequence[Span | np.ndarray],
+        shared_bytes: int,
+        cooperative: bool,
+        order: Order,
+        seed: int,
+    ) -> str:
         runtime = _runtime()
         runtime.cudasim_forget_regions()
         keep = []
@@ -338,6 +352,10 @@ class Module:
         objects = _built(key, ".o", [*command, "-c", str(path)])
         self.library = ctypes.CDLL(str(_built(key, ".so", ["g++", "-shared", str(objects)])))
         self.image = ctypes.cast(self.library.cudasim_image, ctypes.c_void_p)
+        places = (ctypes.c_void_p * 4)()
+        self.library.cudasim_image(places)
+        #: Of its variables in shared memory.
+        self.shared_bytes = (places[1] or 0) - (places[0] or 0)
         defined = dict(_DEFINE.findall(source))
         self.kernels = {
             name: Kernel(self, name, defined.get(bound, bound), [_parameter(part) for part in parameters.split(",")])
