@@ -1,7 +1,7 @@
 """The start of generated CUDA C: types, and the definitions that a source calls.
 
 Sources include no header: NVRTC then needs no toolkit, and a source compiles in tenths of a second. `prelude` gives
-the definitions that a source calls, and no others; `arithmetic`, `random_bits`, `reductions`, `matmul` and
+the definitions that a source calls, and no others; `halves`, `arithmetic`, `random_bits`, `reductions`, `matmul` and
 `persistent` hold them.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from tapegrad.kernels.cuda import arithmetic, matmul, persistent, random_bits, reductions
+from tapegrad.kernels.cuda import arithmetic, halves, matmul, persistent, random_bits, reductions
 
-#: The C type of each dtype, by the suffix that generated names carry.
+#: The C type of each dtype that is computed in, by the suffix that generated names carry.
 TYPES = {"f32": "float", "f64": "double", "i32": "int", "i64": "long long", "u8": "unsigned char", "b1": "bool"}
 
 _TYPEDEFS = "\n".join(f"typedef {kind} {suffix};" for suffix, kind in TYPES.items())
@@ -31,7 +31,8 @@ _INFINITIES = """\
 
 #: Every definition by the name that sources call it by, each after those that it calls.
 DEFINITIONS = (
-    arithmetic.DEFINITIONS
+    halves.DEFINITIONS
+    | arithmetic.DEFINITIONS
     | random_bits.DEFINITIONS
     | reductions.DEFINITIONS
     | matmul.DEFINITIONS

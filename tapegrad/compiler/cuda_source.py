@@ -29,7 +29,7 @@ from tapegrad.compiler.independence import identity
 from tapegrad.compiler.index_maps import size_expression
 from tapegrad.compiler.layout import symbolic_sizes, walk
 from tapegrad.errors import GraphError
-from tapegrad.ir.dtypes import SUFFIXES
+from tapegrad.ir.dtypes import FLOAT32, SUFFIXES, is_half
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,
@@ -199,6 +199,9 @@ class Printer:
         if expression.primitive == "cast":
             (source,) = expression.arguments
             convert = suffix
+            if is_half(source.dtype) and suffix != "f32":
+                # By way of float, as from any half.
+                return self._apply(Apply("cast", (Apply("cast", (source,), FLOAT32),), expression.dtype))
             if source.dtype.kind == "f" and expression.dtype.kind in "iu":
                 convert = f"to_{suffix}"
             if suffix == "b1":
@@ -314,6 +317,8 @@ def literal(constant: Constant) -> str:
     """
     dtype = constant.dtype
     number = dtype.type(constant.value).item()
+    if is_half(dtype):
+        return f"{SUFFIXES[dtype]}({literal(Constant(number, FLOAT32))})"
     if dtype.kind == "b":
         return "true" if number else "false"
     if dtype.kind != "f":

@@ -266,7 +266,7 @@ class TestPrecision:
         products.multiply(case.call, STREAM, workspace)
         scale = np.abs(case.a).astype(np.float64) @ np.abs(case.b).astype(np.float64)
         error = np.abs(case.result() - case.expected(1, 0)) / scale
-        assert error.max() <= 2.0 ** -bits + 50 * 2.0**-24
+        assert error.max() <= 2.0**-bits + 50 * 2.0**-24
         if bits < 23:
             assert error.max() > 2.0**-23
 
