@@ -7,12 +7,13 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from tapegrad import structure, tape
+from tapegrad import placement, structure, tape
 from tapegrad.errors import DTypeError, OptionError, StateError
 from tapegrad.ir.dtypes import is_floating, known
+from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_dtype, as_tensor
-from tapegrad.tensor import Tensor, check_device
+from tapegrad.tensor import Tensor
 
 Self = TypeVar("Self", bound="Module")
 
@@ -289,10 +290,22 @@ class Module:
     def to(self: Self, target: Any) -> Self:
         """Move to a device, or cast floating parameters and buffers to a dtype, in place; return this module.
 
-        Make optimizers after the cast: their state has the dtype that the parameters had.
+        The state of optimizers follows to a device at their next step. Make optimizers after a cast: their state has
+        the dtype that the parameters had.
+
+        Raises
+        ------
+        DeviceError
+            Where there is no such device; the message says what is missing.
         """
-        if isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda", "gpu"):
-            check_device(target)
+        if placement.is_device(target):
+            device = placement.available(target)
+            moving = [t for t in [*self.parameters(), *self.buffers()] if t._entry.device != device]
+            for tensor in moving:
+                relocate(tensor, device)
+            if moving:
+                flatten_storage(self.parameters())
+                structure.bump()
             return self
         dtype = as_dtype(target)
         if not is_floating(dtype):
@@ -321,7 +334,7 @@ class Module:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Parameters and persistent buffers by name, as copies that no later step overwrites."""
-        return {name: np.array(tensor._value()) for name, tensor in self._state().items()}
+        return {name: np.array(tensor._host_value()) for name, tensor in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Take the values of ``state``; floating values are cast to the dtype of the parameter.
@@ -432,21 +445,32 @@ def overwrite(tensor: Tensor, value: np.ndarray) -> None:
     """Give a Tensor a new value at once, in its storage; whoever holds the old value keeps it."""
     storage = tensor._make_cell()
     tensor._release()
-    storage[...] = value
+    placement.assign(storage, value)
     tensor._expose()
 
 
 def recast(tensor: Tensor, dtype: np.dtype) -> None:
     """Change the dtype of a Tensor that modules and optimizers hold, keeping its identity."""
-    value = tensor._value().astype(dtype)
-    grad = tensor._grad
+    device = tensor.device
+    _renew(tensor, placement.moved(tensor._host_value().astype(dtype), device), tensor._entry.device)
+    if isinstance(tensor._grad, Tensor):
+        tensor._grad = tensor._grad.astype(dtype)
+
+
+def relocate(tensor: Tensor, device: str) -> None:
+    """Move a Tensor that modules and optimizers hold to a device, keeping its identity."""
+    _renew(tensor, placement.moved(tensor._value(), device), device)
+    if isinstance(tensor._grad, Tensor):
+        tensor._grad = tensor._grad.to(device)
+
+
+def _renew(tensor: Tensor, value: Any, device: str | None) -> None:
+    """Give a Tensor another value and storage of its own."""
     tensor._storage, tensor._cell = None, None
-    entry = tape.leaf(value)
+    entry = tape.leaf(value, device)
     entry.requires_grad = tensor._leaf
     tensor._rebind(entry)
     tensor._make_cell()
-    if isinstance(grad, Tensor):
-        tensor._grad = grad.astype(dtype)
 
 
 def assign(pairs: Mapping[str, tuple[Tensor, Any]], operation: str) -> None:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tapegrad import structure, tape
+from tapegrad import placement, structure, tape
 from tapegrad.errors import OptionError, StateError, TracingError
 from tapegrad.ir.dtypes import is_floating
-from tapegrad.models.module import Parameter, assign, clear_gradients
+from tapegrad.models.module import Parameter, assign, clear_gradients, relocate
 from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import INT64
-from tapegrad.recording import record, weak_scalar
+from tapegrad.recording import record, undecided, weak_scalar
 from tapegrad.templates import Update, run_update, write_update
 from tapegrad.tensor import Tensor
 
@@ -57,6 +57,8 @@ class Optimizer:
     ------
     OptionError
         Where there are none, or a hyperparameter is out of range.
+    DeviceError
+        Where they lie on several devices.
     """
 
     lr = Hyperparameter()
@@ -78,6 +80,8 @@ class Optimizer:
         self._shared: dict[Hashable, Any] = {}
         #: The step written down, after what it was written for: structure epoch, dtypes of the gradients, structure.
         self._written: tuple[int, Sequence[str | None], Hashable, Update] | None = None
+        #: Where the parameters lie, and the state beside them.
+        self._device = placement.joined(type(self).__name__, [parameter._entry for parameter in self.params])
         flatten_storage(self.params)
         for name, value in hyperparameters.items():
             setattr(self, name, value)
@@ -129,7 +133,7 @@ class Optimizer:
         """Make the state that is needed and not there, so that a compiled step finds it."""
         for slot in self._slots():
             if slot not in self._state:
-                tensors = [Tensor(np.zeros(parameter.shape, parameter.dtype)) for parameter in self.params]
+                tensors = [Tensor(np.zeros(p.shape, p.dtype), device=p.device) for p in self.params]
                 for parameter, tensor in zip(self.params, tensors, strict=True):
                     tensor.name = f"{parameter.name}.{slot}" if parameter.name else slot
                 flatten_storage(tensors)
@@ -137,6 +141,20 @@ class Optimizer:
         if self._counting() and not self._counts:
             self._counts = [_counter(0)]
             self._count_of = [0] * len(self.params)
+
+    def _follow(self) -> None:
+        """Move the state to where the parameters lie."""
+        device = placement.joined(type(self).__name__, [parameter._entry for parameter in self.params])
+        trace, tape.local.trace = tape.local.trace, None
+        try:
+            for tensors in self._state.values():
+                for tensor in tensors:
+                    relocate(tensor, device or tensor.device)
+                flatten_storage(tensors)
+        finally:
+            tape.local.trace = trace
+        self._device = device
+        structure.bump()
 
     def _split_counts(self, active: list[int]) -> None:
         """Parameters that are skipped from now on keep their count."""
@@ -176,6 +194,8 @@ class Optimizer:
             Where a jitted step has used a gradient up.
         """
         state = tape.local.state
+        if self.params[0]._entry.device != self._device:
+            self._follow()
         gradients = [
             parameter._grad if state.trace is None and type(parameter._grad) is Tensor else parameter.grad
             for parameter in self.params
@@ -231,11 +251,11 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """State and hyperparameters by name (``exp_avg.0``, ``step.0``, ``lr``), as copies."""
-        state = {f"{slot}.{i}": np.array(t._value()) for slot, ts in self._state.items() for i, t in enumerate(ts)}
+        state = {f"{slot}.{i}": np.array(t._host_value()) for slot, ts in self._state.items() for i, t in enumerate(ts)}
         if self._counts:
-            counts = [np.array(count._value()) for count in self._counts]
+            counts = [np.array(count._host_value()) for count in self._counts]
             state.update({f"step.{index}": counts[number] for index, number in enumerate(self._count_of)})
-        state.update({name: np.array(tensor._value()) for name, tensor in self._scalars.items()})
+        state.update({name: np.array(tensor._host_value()) for name, tensor in self._scalars.items()})
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -323,6 +343,7 @@ def _checked(params: Iterable[Tensor], name: str) -> list[Any]:
 
 def _counter(value: int) -> Tensor:
     """A step count."""
-    counter = Tensor(np.asarray(value, INT64), name="step")
+    counter = undecided(np.asarray(value, INT64))
+    counter.name = "step"
     counter._make_cell()
     return counter

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tapegrad import placement
+from tapegrad.runtime import devices
 from tapegrad.runtime.cpu import ALIGNMENT, aligned_empty
+from tapegrad.runtime.devices import CPU
 from tapegrad.tensor import Tensor
 
 
-def flatten_storage(tensors: Iterable[Tensor]) -> dict[np.dtype, np.ndarray]:
-    """Move Tensors into one buffer a dtype, keeping their values; the padding between them is zero.
+def flatten_storage(tensors: Iterable[Tensor]) -> dict[np.dtype, Any]:
+    """Move Tensors of one device into one buffer a dtype, keeping their values; the padding between them is zero.
 
     The Tensors keep their identity, so that whoever holds them sees the same values.
 
     Returns
     -------
-    dict of dtype to ndarray
-        The buffers, 1-d.
+    dict of dtype to array
+        The buffers, 1-d, where the Tensors lie.
 
     Examples
     --------
@@ -34,11 +38,13 @@ def flatten_storage(tensors: Iterable[Tensor]) -> dict[np.dtype, np.ndarray]:
     return {dtype: _flatten(list(group.values()), dtype) for dtype, group in groups.items()}
 
 
-def _flatten(tensors: Sequence[Tensor], dtype: np.dtype) -> np.ndarray:
+def _flatten(tensors: Sequence[Tensor], dtype: np.dtype) -> Any:
     line = ALIGNMENT // dtype.itemsize
     counts = [-(-tensor.size // line) * line for tensor in tensors]
-    buffer = aligned_empty((sum(counts),), dtype)
-    buffer[...] = 0
+    device = tensors[0].device
+    shape = (sum(counts),)
+    buffer = aligned_empty(shape, dtype) if device == CPU else devices.empty(shape, dtype, device)
+    placement.assign(buffer, np.zeros((), dtype))
     start = 0
     for tensor, count in zip(tensors, counts, strict=True):
         tensor._make_cell(buffer[start : start + tensor.size].reshape(tensor.shape))

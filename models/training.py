@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.schedules import Schedule
 from tapegrad.models.steps import Loss, evaluation_step, training_step
 from tapegrad.primitives import FLOAT32
+from tapegrad.runtime.devices import CPU
 from tapegrad.tensor import Tensor
 
 Array = NDArray[Any]
@@ -86,7 +87,8 @@ def fit(
 ) -> History:
     """Train a model with a compiled step.
 
-    Forward pass, gradient and update of a step are one program, and many steps are one native call.
+    Forward pass, gradient and update of a step are one program, and many steps are one native call. Where the model
+    lies on a GPU, the data are moved there once.
 
     Parameters
     ----------
@@ -145,6 +147,8 @@ def fit(
     if not len(loader):
         raise ShapeError("fit: there are no rows to train on" if not loader.rows else "fit: there is no whole batch")
     held_out = _cast(*validation, dtype) if validation is not None else None
+    device = _device(model)
+    arrays = loader.arrays if device == CPU else tuple(Tensor(array, device=device) for array in loader.arrays)
     history, modes = History(), [(module, module.training) for module in model.modules()]
     if step is None:
         step = training_step(model, loss, optimizer, schedule is not None)
@@ -154,7 +158,7 @@ def fit(
         with _bar(epochs * len(loader), progress) as advance:
             for epoch in range(epochs):
                 model.train()
-                history.losses.append(_epoch(step, loader, schedule, history, advance))
+                history.losses.append(_epoch(step, loader, arrays, schedule, history, advance))
                 if held_out is None:
                     continue
                 model.eval()
@@ -249,10 +253,15 @@ def accuracy(prediction: ArrayLike | Tensor, labels: ArrayLike | Tensor, thresho
 
 
 def _epoch(
-    step: Jitted, loader: DataLoader, schedule: Schedule | None, history: History, advance: Callable[[int, float], None]
+    step: Jitted,
+    loader: DataLoader,
+    arrays: Sequence[Any],
+    schedule: Schedule | None,
+    history: History,
+    advance: Callable[[int, float], None],
 ) -> float:
-    """Train on every batch once; the mean loss."""
-    arrays, size, rows = loader.arrays, loader.batch_size, loader.rows
+    """Train on every batch of the arrays once; the mean loss."""
+    size, rows = loader.batch_size, loader.rows
     rates = [schedule.values(len(loader), schedule.last_step)] if schedule is not None else []
     if not step.stats().traces:
         # Compiles, the library functions too, so that the clock below measures training alone.
@@ -304,6 +313,11 @@ def _starts(rows: int) -> range:
 
 
 # What goes in and what is shown -----------------------------------------------------------------------------------
+
+
+def _device(model: Module) -> str:
+    """Where a model lies."""
+    return next((parameter.device for parameter in model.parameters()), CPU)
 
 
 def _cast(x: ArrayLike, y: ArrayLike, dtype: np.dtype) -> tuple[Array, Array]:

@@ -25,6 +25,12 @@ from tapegrad.functions import *  # noqa: E402, F403
 from tapegrad.interop import asarray, from_dlpack  # noqa: E402
 from tapegrad.ir.dtypes import FLOAT16 as float16  # noqa: E402
 from tapegrad.jit import Jitted, RetraceWarning, Stats, explain, jit, stats, trace  # noqa: E402
+from tapegrad.placement import (  # noqa: E402
+    cuda_available,
+    default_device,
+    get_default_device,
+    set_default_device,
+)
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.runtime.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
@@ -38,6 +44,8 @@ __all__ = [
     "Stats",
     "Tensor",
     "asarray",
+    "cuda_available",
+    "default_device",
     "default_dtype",
     "default_dtype_scope",
     "enable_grad",
@@ -46,6 +54,7 @@ __all__ = [
     "explain",
     "float16",
     "from_dlpack",
+    "get_default_device",
     "get_num_threads",
     "grad",
     "indexing",
@@ -56,6 +65,7 @@ __all__ = [
     "no_grad",
     "num_threads",
     "random",
+    "set_default_device",
     "set_num_threads",
     "stats",
     "tensor",

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tapegrad import placement
 from tapegrad.compiler.program import Program, compile_graph, find_program
 from tapegrad.ir.graph import Graph
+from tapegrad.runtime.devices import CPU
 from tapegrad.runtime.interpreter import prepare
 
 
@@ -20,6 +22,8 @@ class Compilation:
     graph : Graph
     name : str
         What people call the program.
+    device : str
+        Where the program will run; what is interpreted is interpreted on the host, and moved.
 
     Examples
     --------
@@ -33,11 +37,12 @@ class Compilation:
     <program double: 1 kernels>
     """
 
-    def __init__(self, graph: Graph, name: str) -> None:
+    def __init__(self, graph: Graph, name: str, device: str = CPU) -> None:
         from tapegrad.compiler.simplify import simplify
 
         self._graph = graph
         self._name = name
+        self._device = device
         self._interpreted = prepare(simplify(graph))
         self._program: Program | None = None
         self._error: BaseException | None = None
@@ -47,16 +52,20 @@ class Compilation:
 
     def _compile(self) -> None:
         try:
-            self._program = compile_graph(self._graph, name=self._name)
+            self._program = compile_now(self._graph, self._name, self._device)
         except BaseException as error:
             self._error = error
 
     def interpret(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the program would give; inputs that it overwrites are overwritten."""
-        outputs = self._interpreted.run(inputs)
-        for number, cell in self._graph.writes:
-            inputs[cell][...] = outputs[number]
-            outputs[number] = inputs[cell]
+        outputs = self._interpreted.run(placement.on_hosts(inputs))
+        written = dict(self._graph.writes)
+        for number, output in enumerate(outputs):
+            if number in written:
+                placement.assign(inputs[written[number]], output)
+                outputs[number] = inputs[written[number]]
+            else:
+                outputs[number] = placement.moved(output, self._device)
         return outputs
 
     def finished(self) -> Program | None:
@@ -72,11 +81,11 @@ class Compilation:
         return self._program
 
 
-def program_or_compilation(graph: Graph, name: str) -> Program | Compilation:
+def program_or_compilation(graph: Graph, name: str, device: str) -> Program | Compilation:
     """The program of a graph, where it lies in the cache; else its compilation, which has begun."""
-    return find_program(graph, name=name) or Compilation(graph, name)
+    return find_program(graph, name=name, device=placement.machine(device)) or Compilation(graph, name, device)
 
 
-def compile_now(graph: Graph, name: str) -> Program:
+def compile_now(graph: Graph, name: str, device: str) -> Program:
     """The program of a graph."""
-    return compile_graph(graph, name=name)
+    return compile_graph(graph, name=name, device=placement.machine(device))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import config
+from tapegrad import config, placement, tape
 from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype
@@ -23,6 +23,7 @@ from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, lowest
 from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, record_full, result_dtype
+from tapegrad.runtime.devices import CPU
 from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
@@ -36,7 +37,18 @@ def _shape(shape: Any, operation: str) -> Shape:
     return result
 
 
-def zeros(shape: Any, dtype: Any = None) -> Tensor:
+def _placed(tensor: Tensor, device: str | None) -> Tensor:
+    """A new Tensor on a device; where None, it goes along with Tensors of any."""
+    if device is None:
+        return tensor
+    entry = tensor._entry
+    if entry.device is not None or entry.value is not None:
+        return tensor.to(device)
+    tape.set_device(entry, placement.available(device))
+    return tensor
+
+
+def zeros(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     """An array of zeros.
 
     Parameters
@@ -45,6 +57,8 @@ def zeros(shape: Any, dtype: Any = None) -> Tensor:
         The shape.
     dtype : dtype, optional
         The default floating dtype where None.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -62,10 +76,11 @@ def zeros(shape: Any, dtype: Any = None) -> Tensor:
     >>> tg.zeros((2, 2)).tolist()
     [[0.0, 0.0], [0.0, 0.0]]
     """
-    return record_full(_shape(shape, "zeros"), 0, as_dtype(dtype) if dtype is not None else config.default_dtype())
+    wanted = as_dtype(dtype) if dtype is not None else config.default_dtype()
+    return _placed(record_full(_shape(shape, "zeros"), 0, wanted), device)
 
 
-def ones(shape: Any, dtype: Any = None) -> Tensor:
+def ones(shape: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     """An array of ones.
 
     Parameters
@@ -74,6 +89,8 @@ def ones(shape: Any, dtype: Any = None) -> Tensor:
         The shape.
     dtype : dtype, optional
         The default floating dtype where None.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -91,10 +108,11 @@ def ones(shape: Any, dtype: Any = None) -> Tensor:
     >>> tg.ones(2, dtype="int64").tolist()
     [1, 1]
     """
-    return record_full(_shape(shape, "ones"), 1, as_dtype(dtype) if dtype is not None else config.default_dtype())
+    wanted = as_dtype(dtype) if dtype is not None else config.default_dtype()
+    return _placed(record_full(_shape(shape, "ones"), 1, wanted), device)
 
 
-def full(shape: Any, fill_value: TensorLike, dtype: Any = None) -> Tensor:
+def full(shape: Any, fill_value: TensorLike, dtype: Any = None, device: str | None = None) -> Tensor:
     """An array filled with one value.
 
     Parameters
@@ -105,6 +123,8 @@ def full(shape: Any, fill_value: TensorLike, dtype: Any = None) -> Tensor:
         What broadcasts to the shape.
     dtype : dtype, optional
         That of the value where None.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -125,14 +145,16 @@ def full(shape: Any, fill_value: TensorLike, dtype: Any = None) -> Tensor:
     wanted = as_dtype(dtype) if dtype is not None else None
     target = _shape(shape, "full")
     if isinstance(fill_value, bool | int | float) and not isinstance(fill_value, np.generic):
-        return record_full(target, fill_value, wanted if wanted is not None else result_dtype(fill_value))
+        return _placed(
+            record_full(target, fill_value, wanted if wanted is not None else result_dtype(fill_value)), device
+        )
     value = as_tensor(fill_value)
     if wanted is not None and value.dtype != wanted:
         value = astype(value, wanted)
-    return broadcast(value, target)
+    return _placed(broadcast(value, target), device)
 
 
-def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:
+def zeros_like(x: TensorLike, dtype: Any = None, device: str | None = None) -> Tensor:
     """Zeros in the shape of ``x``.
 
     Parameters
@@ -140,6 +162,8 @@ def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:
     x : array_like
         Any shape and dtype.
     dtype : dtype, optional
+        That of ``x`` where None.
+    device : str, optional
         That of ``x`` where None.
 
     Returns
@@ -158,10 +182,10 @@ def zeros_like(x: TensorLike, dtype: Any = None) -> Tensor:
     >>> tg.zeros_like([1, 2]).tolist()
     [0, 0]
     """
-    return full_like(x, 0, dtype)
+    return full_like(x, 0, dtype, device)
 
 
-def ones_like(x: TensorLike, dtype: Any = None) -> Tensor:
+def ones_like(x: TensorLike, dtype: Any = None, device: str | None = None) -> Tensor:
     """Ones in the shape of ``x``.
 
     Parameters
@@ -169,6 +193,8 @@ def ones_like(x: TensorLike, dtype: Any = None) -> Tensor:
     x : array_like
         Any shape and dtype.
     dtype : dtype, optional
+        That of ``x`` where None.
+    device : str, optional
         That of ``x`` where None.
 
     Returns
@@ -187,10 +213,10 @@ def ones_like(x: TensorLike, dtype: Any = None) -> Tensor:
     >>> tg.ones_like([3.0, 2.0]).tolist()
     [1.0, 1.0]
     """
-    return full_like(x, 1, dtype)
+    return full_like(x, 1, dtype, device)
 
 
-def full_like(x: TensorLike, fill_value: TensorLike, dtype: Any = None) -> Tensor:
+def full_like(x: TensorLike, fill_value: TensorLike, dtype: Any = None, device: str | None = None) -> Tensor:
     """One value in the shape of ``x``.
 
     Parameters
@@ -200,6 +226,8 @@ def full_like(x: TensorLike, fill_value: TensorLike, dtype: Any = None) -> Tenso
     fill_value : array_like
         What broadcasts to that shape.
     dtype : dtype, optional
+        That of ``x`` where None.
+    device : str, optional
         That of ``x`` where None.
 
     Returns
@@ -219,7 +247,9 @@ def full_like(x: TensorLike, fill_value: TensorLike, dtype: Any = None) -> Tenso
     [7, 7]
     """
     x = as_tensor(x)
-    return full(x._entry.shape, fill_value, x.dtype if dtype is None else dtype)
+    if device is None and x._entry.device != CPU:
+        device = x._entry.device
+    return full(x._entry.shape, fill_value, x.dtype if dtype is None else dtype, device)
 
 
 def _counted(length: Size, dtype: np.dtype) -> Tensor:
@@ -228,7 +258,7 @@ def _counted(length: Size, dtype: np.dtype) -> Tensor:
     return count if count.dtype == dtype else astype(count, dtype)
 
 
-def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Tensor:
+def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None, device: str | None = None) -> Tensor:
     """Evenly spaced values from ``start`` up to ``stop``, which is left out.
 
     Parameters
@@ -241,6 +271,8 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Te
         The distance between values, not 0.
     dtype : dtype, optional
         int64, or the default floating dtype where one of the numbers is a float.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -267,11 +299,10 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Te
         first, last, distance = map(float, numbers)
         wanted = as_dtype(dtype) if dtype is not None else config.default_dtype()
         length: Size = max(0, math.ceil((last - first) / distance))
-        values = _counted(length, wanted) if (first, distance) == (0.0, 1.0) else None
-        if values is not None:
-            return values
+        if (first, distance) == (0.0, 1.0):
+            return _placed(_counted(length, wanted), device)
         spaced = first + distance * _counted(length, np.dtype(np.float64))
-        return spaced if wanted == spaced.dtype else astype(spaced, wanted)
+        return _placed(spaced if wanted == spaced.dtype else astype(spaced, wanted), device)
     wanted = as_dtype(dtype) if dtype is not None else INT64
     begin, end, stride = (as_size(number) for number in numbers)
     values = _counted(_steps(begin, end, stride), INT64)
@@ -279,7 +310,7 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> Te
         values = values * _as_number(stride)
     if begin != 0:
         values = values + _as_number(begin)
-    return values if wanted == INT64 else astype(values, wanted)
+    return _placed(values if wanted == INT64 else astype(values, wanted), device)
 
 
 def _as_number(size: Size) -> Any:
@@ -295,7 +326,14 @@ def _steps(begin: Size, end: Size, stride: Size) -> Size:
     return at_least(count, 0) if lowest(span) < 0 else count
 
 
-def linspace(start: TensorLike, stop: TensorLike, num: int = 50, endpoint: bool = True, dtype: Any = None) -> Tensor:
+def linspace(
+    start: TensorLike,
+    stop: TensorLike,
+    num: int = 50,
+    endpoint: bool = True,
+    dtype: Any = None,
+    device: str | None = None,
+) -> Tensor:
     """``num`` evenly spaced values from ``start`` to ``stop``.
 
     Parameters
@@ -308,6 +346,8 @@ def linspace(start: TensorLike, stop: TensorLike, num: int = 50, endpoint: bool 
         Whether ``stop`` is the last of them.
     dtype : dtype, optional
         The dtype in which ``start`` and ``stop`` meet where None.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -342,10 +382,10 @@ def linspace(start: TensorLike, stop: TensorLike, num: int = 50, endpoint: bool 
     values = first + (last - first) * (astype(index, working) / intervals)
     if endpoint and count > 1:
         values = where(index == count - 1, last, values)
-    return values if working == wanted else astype(values, wanted)
+    return _placed(values if working == wanted else astype(values, wanted), device)
 
 
-def eye(n: Any, m: Any = None, k: int = 0, dtype: Any = None) -> Tensor:
+def eye(n: Any, m: Any = None, k: int = 0, dtype: Any = None, device: str | None = None) -> Tensor:
     """A matrix with ones on a diagonal.
 
     Parameters
@@ -356,6 +396,8 @@ def eye(n: Any, m: Any = None, k: int = 0, dtype: Any = None) -> Tensor:
         The diagonal: 0 the main one, positive above it.
     dtype : dtype, optional
         The default floating dtype where None.
+    device : str, optional
+        ``"cpu"`` or ``"cuda"``; where None, the array goes along with Tensors of any device.
 
     Returns
     -------
@@ -376,4 +418,4 @@ def eye(n: Any, m: Any = None, k: int = 0, dtype: Any = None) -> Tensor:
     height, width = _shape((n, n if m is None else m), "eye")
     rows = record("reshape", (_counted(height, INT64),), shape=(height, 1))
     ones_at = _counted(width, INT64) == rows + operator.index(k)
-    return astype(ones_at, dtype if dtype is not None else config.default_dtype())
+    return _placed(astype(ones_at, dtype if dtype is not None else config.default_dtype()), device)

@@ -3,6 +3,9 @@
 Tiers go by count and never by time: a tape that has been seen `config.interpreted_runs` times is compiled, whatever
 the disk cache holds. A very long tape stays interpreted, for the time LLVM takes grows faster than the program. A long
 tape of numbers goes to the scalar-tape machine at once, which compiles nothing.
+
+What was recorded for two devices runs as two programs. On a GPU a tape is compiled the first time; what is interpreted
+even so is interpreted on the host, and moved.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import config, paths, tape
+from tapegrad import config, paths, placement, tape
 from tapegrad.errors import BoundsError, ValueCheckError, resolve_mark
 from tapegrad.expansion import Recording, Template, collect, expand, structure_key
 from tapegrad.histories import parts_of
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
+from tapegrad.runtime.devices import CPU
 from tapegrad.runtime.interpreter import Interpreted, prepare
 from tapegrad.tape import Entry, Run
 
@@ -37,13 +41,14 @@ COMPILED_NODES = 2_000
 class KnownTape:
     """A tape that has been seen: its graph, how often it ran, and its program once there is one."""
 
-    __slots__ = ("graph", "interpreted", "lock", "program", "runs", "size")
+    __slots__ = ("device", "graph", "interpreted", "lock", "program", "runs", "size")
 
     #: Whether it serves every tape of the same structure.
     lasting = True
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, device: str) -> None:
         self.graph = graph
+        self.device = device
         self.size = len(graph.nodes())
         self.runs = 0
         self.interpreted: Interpreted = prepare(graph)
@@ -52,33 +57,36 @@ class KnownTape:
 
     def run(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for the leaves' values, by the tier that the count says."""
-        if tape.local.interpreted:
-            return self.interpreted.run(values)
-        self.runs += 1
-        if self.program is None and self.runs > config.interpreted_runs and self.size <= COMPILED_NODES:
-            from tapegrad.compiler.program import compile_graph
+        if not tape.local.interpreted:
+            self.runs += 1
+            often = self.runs > config.interpreted_runs or self.device != CPU
+            if self.program is None and often and self.size <= COMPILED_NODES:
+                from tapegrad.compiler.program import compile_graph
 
-            with self.lock:
-                if self.program is None:
-                    self.program = compile_graph(self.graph, name="tape")
-        if self.program is not None:
-            return self.program.run(values)
-        return self.interpreted.run(values)
+                with self.lock:
+                    if self.program is None:
+                        self.program = compile_graph(self.graph, name="tape", device=placement.machine(self.device))
+            if self.program is not None:
+                return self.program.run(values)
+        if self.device == CPU:
+            return self.interpreted.run(values)
+        results = self.interpreted.run(placement.on_hosts(values))
+        return [placement.moved(result, self.device) for result in results]
 
 
 _known: dict[tuple[object, ...], KnownTape] = {}
 _lock = threading.Lock()
 
 
-def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple[int, int]]) -> KnownTape:
-    key = (structure_key(recording, roots), *writes)
+def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple[int, int]], device: str) -> KnownTape:
+    key = (device, structure_key(recording, roots), *writes)
     with _lock:
         known = _known.get(key)
         if known is not None:
             return known
     builder = Builder()
     nodes = expand(recording, builder, {})
-    known = KnownTape(builder.graph([nodes[root] for root in roots], writes).check())
+    known = KnownTape(builder.graph([nodes[root] for root in roots], writes).check(), device)
     counters.add("tapes")
     with _lock:
         if len(_known) >= REMEMBERED:
@@ -92,10 +100,13 @@ def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run what was recorded on a path.
+    """How to run what was recorded on a path for one device.
 
     Attributes
     ----------
+    device : str
+    roots : tuple of int
+        Which of the roots of a run it gives a value.
     known : KnownTape or KnownNumbers
     leaves : tuple of int
         The places of the leaves.
@@ -105,32 +116,56 @@ class Plan:
         The message of each check, and the place of the entry that it belongs to.
     """
 
+    device: str
+    roots: tuple[int, ...]
     known: KnownTape | KnownNumbers
     leaves: tuple[int, ...]
     cells: tuple[int, ...]
     checks: tuple[tuple[str, int], ...]
 
 
-def _plan(run: Run, positions: dict[Entry, int]) -> Plan:
-    """A plan for a run, the slow way: by walking over what was recorded."""
-    roots = run.roots
-    if run.update is not None:
-        roots = [*roots, *parts_of(run.update, run.update.params["template"].outputs)]
+def _plans(run: Run, positions: dict[Entry, int], default: str) -> tuple[Plan, ...]:
+    """Plans for a run, one for each device; that of the update comes last."""
+    named = [_runs_on(root) for root in run.roots]
+    # What goes along with anything joins the others.
+    home = (run.update.device if run.update is not None else None) or next(filter(None, named), default)
+    groups: dict[str, list[int]] = {}
+    for number, device in enumerate(named):
+        groups.setdefault(device or home, []).append(number)
+    last = groups.pop(home, [])
+    plans = [_plan(run, numbers, positions, device, None) for device, numbers in groups.items()]
+    return (*plans, _plan(run, last, positions, home, run.update)) if last or run.update is not None else tuple(plans)
+
+
+def _runs_on(root: Entry) -> str | None:
+    """The device that computes a root: a derivative is computed where its function is, and moved."""
+    return (root.inputs[0] if root.primitive == "project" else root).device
+
+
+def _plan(run: Run, numbers: Sequence[int], positions: dict[Entry, int], device: str, update: Entry | None) -> Plan:
+    """A plan for some roots of a run, the slow way: by walking over what was recorded."""
+    roots = [run.roots[number] for number in numbers]
+    if update is not None:
+        roots += parts_of(update, update.params["template"].outputs)
     recording = collect(roots)
     for entry in recording.entries:
         positions.setdefault(entry, len(positions))
-    numbers = {leaf: number for number, leaf in enumerate(recording.leaves)}
-    cells = tuple([numbers.get(tensor._entry, -1) for tensor in run.cells])
-    writes = [(number, leaf) for number, leaf in enumerate(cells, len(run.roots)) if leaf >= 0]
+    places = {leaf: place for place, leaf in enumerate(recording.leaves)}
+    cells = tuple([places.get(tensor._entry, -1) for tensor in run.cells]) if update is not None else ()
+    writes = [(number, leaf) for number, leaf in enumerate(cells, len(numbers)) if leaf >= 0]
     known: KnownTape | KnownNumbers | None = None
-    if len(recording.entries) >= config.recorded_numbers and not tape.local.interpreted:
+    # The scalar-tape machine runs on the host, where cells of a GPU do not lie.
+    short = len(recording.entries) < config.recorded_numbers or (device != CPU and update is not None)
+    if not short and not tape.local.interpreted:
         from tapegrad import scalar_tape
 
         known = scalar_tape.recognise(recording, roots)
+        device = device if known is None else CPU
     if known is None:
-        known = _lookup(recording, roots, writes)
+        known = _lookup(recording, roots, writes, device)
     checks = [(message, positions[entry]) for entry in recording.entries for message in _checks(entry)]
-    return Plan(known, tuple([positions[leaf] for leaf in recording.leaves]), cells, tuple(checks))
+    leaves = tuple([positions[leaf] for leaf in recording.leaves])
+    return Plan(device, tuple(numbers), known, leaves, cells, tuple(checks))
 
 
 def _checks(entry: Entry) -> tuple[str, ...]:
@@ -141,41 +176,49 @@ def _checks(entry: Entry) -> tuple[str, ...]:
 
 
 def realize(run: Run) -> None:
-    """Give every root its value; the path on which they were recorded, if any, knows the program."""
-    path, positions, roots = run.path, run.positions, run.roots
-    wanted: tuple[int, ...] = ()
+    """Give every root its value; the path on which they were recorded, if any, knows the programs."""
+    path, positions, roots, update = run.path, run.positions, run.roots, run.update
+    default = placement.get_default_device()
+    wanted: tuple[Any, ...] = ()
     if path is not None:
         # An update has a place, too, and no handle that would make it a root.
-        wanted = tuple([positions[root] for root in (roots if run.update is None else (*roots, run.update))])
-    plan: Plan | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
-    if plan is None:
-        plan = _plan(run, positions)
-        if path is not None and plan.known.lasting:
-            path.plans = {**(path.plans or {}), wanted: plan}
+        wanted = tuple([positions[root] for root in (roots if update is None else (*roots, update))])
+        if default != CPU:
+            wanted += (default,)
+    plans: tuple[Plan, ...] | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
+    if plans is None:
+        plans = _plans(run, positions, default)
+        if path is not None and all([plan.known.lasting for plan in plans]):
+            path.plans = {**(path.plans or {}), wanted: plans}
     entries = list(positions)
-    values: list[Any] = [entries[place].value for place in plan.leaves]
-    marks = {message: entries[place].mark for message, place in plan.checks}
+    given: list[list[Any]] = [[entries[place].value for place in plan.leaves] for plan in plans]
+    marks = {message: entries[place].mark for plan in plans for message, place in plan.checks}
     del entries
     storages = []
-    if run.update is not None:
+    if update is not None:
         run.let_go()
-        storages = [tensor._exclusive_storage() for tensor in run.cells]
+        plan = plans[-1]
+        storages = [tensor._exclusive_storage(plan.device) for tensor in run.cells]
         for leaf, storage in zip(plan.cells, storages, strict=True):
             if leaf >= 0:
-                values[leaf] = storage
-    try:
-        results = plan.known.run(values)
-    except (BoundsError, ValueCheckError) as error:
-        # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
-        if error.message in marks:
-            error.location = resolve_mark(marks[error.message])
-        raise
-    for entry, value in zip(roots, results, strict=False):
-        entry.value = value
-    for storage, value in zip(storages, results[len(roots) :], strict=True):
-        if value is not storage:
-            storage[...] = value
-    if run.update is None:
+                given[-1][leaf] = storage
+    for plan, values in zip(plans, given, strict=True):
+        try:
+            results = plan.known.run(placement.on_hosts(values) if plan.device == CPU else values)
+        except (BoundsError, ValueCheckError) as error:
+            # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
+            if error.message in marks:
+                error.location = resolve_mark(marks[error.message])
+            raise
+        for number, value in zip(plan.roots, results, strict=False):
+            entry = roots[number]
+            device = entry.device
+            entry.value = value if device is None or device == plan.device else placement.moved(value, device)
+        if storages and plan is plans[-1]:
+            for storage, value in zip(storages, results[len(plan.roots) :], strict=True):
+                if value is not storage:
+                    placement.assign(storage, value)
+    if update is None:
         run.let_go()
 
 

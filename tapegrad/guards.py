@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tapegrad import structure
+from tapegrad.captures import Devices
 from tapegrad.tensor import Tensor
 
 _ABSENT = object()
@@ -73,6 +74,8 @@ class Structure:
         """What changed, for people."""
         for owner, before in zip(self.owners, self.fingerprint, strict=True):
             if owner.structure_fingerprint() != before:
+                if isinstance(owner, Devices):
+                    return owner.explain_change()
                 kind = type(owner).__name__
                 return f"the structure or mode of a {kind} changed (train/eval, a layer, a frozen parameter)"
         return "the structure of a module changed"
@@ -128,10 +131,12 @@ def _contents(cell: types.CellType) -> Any:
         return _ABSENT
 
 
-def collect_guards(function: Callable[..., Any], arguments: list[Any]) -> tuple[list[Guard], Structure]:
+def collect_guards(
+    function: Callable[..., Any], arguments: list[Any], devices: Devices
+) -> tuple[list[Guard], Structure]:
     """The guards of a function as the world is now; ``arguments`` are its static arguments."""
     guards = []
-    owners = [value for value in arguments if is_owner(value)]
+    owners = [devices, *[value for value in arguments if is_owner(value)]]
     for name, (read, place) in outside_names(function).items():
         value = read()
         if is_owner(value):

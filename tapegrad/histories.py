@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tapegrad import paths
+from tapegrad import paths, placement
 from tapegrad.errors import user_mark
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.paths import Path
@@ -59,17 +59,18 @@ def _derivative(name: str, inputs: tuple[Entry, ...], params: dict[str, Any], ou
             if not state.closed.isdisjoint(passed) or not all([entry in state.positions for entry in passed]):
                 state.path = None
         requires_grad = state.grad_enabled and any(entry.requires_grad for entry in inputs)
-        return Path(name, params, (), inputs[0].dtype, requires_grad, user_mark())
+        device = placement.joined(name, outputs)
+        return Path(name, params, (), inputs[0].dtype, requires_grad, user_mark(), device=device)
 
     return append(state, advance(state, (name, *params.values()), inputs, learn), inputs)
 
 
 def parts_of(macro: Entry, like: Sequence[Entry]) -> list[Entry]:
-    """The results of an entry that has several, in the shapes and dtypes of others."""
+    """The results of an entry that has several, in the shapes and dtypes of others, and on their devices."""
     inputs, mark, passes = (macro,), macro.mark, macro.requires_grad
     return [
-        Entry("project", inputs, {"index": index}, e.shape, e.dtype, None, passes and is_floating(e.dtype), mark)
-        for index, e in enumerate(like)
+        Entry("project", inputs, {"index": n}, e.shape, e.dtype, None, passes and is_floating(e.dtype), mark, e.device)
+        for n, e in enumerate(like)
     ]
 
 
@@ -112,7 +113,7 @@ def adopt(output: Entry) -> None:
         elif entry.primitive in ("gradient", "tangent"):
             state.path = None
         else:
-            what = ("again", entry.primitive, *paths.params_key(entry.params), entry.requires_grad)
+            what = ("again", entry.primitive, *paths.params_key(entry.params), entry.requires_grad, entry.device)
             advance(state, what, entry.inputs, Path)
             state.positions[entry] = len(state.positions)
             stack.pop()

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from tapegrad import pytree, sequences, tape
+from tapegrad import placement, pytree, sequences, tape
+from tapegrad.captures import Devices
 from tapegrad.errors import OptionError
 from tapegrad.guards import collect_guards
 from tapegrad.ir.graph import Graph
 from tapegrad.quick_calls import MISSED, QuickCall
 from tapegrad.runtime.counters import counters
+from tapegrad.runtime.devices import CPU
 from tapegrad.specialization import Specialization
 from tapegrad.tensor import Tensor
 from tapegrad.tracing import Argument, argument_paths, describe
@@ -261,7 +263,7 @@ class Jitted:
                 entry = value._entry
                 if entry.requires_grad:
                     return None
-                key += (entry.shape, entry.dtype, value._weak)
+                key += (entry.shape, entry.dtype, entry.device, value._weak)
             elif kind is np.ndarray:
                 key += (value.shape, value.dtype)
             else:
@@ -326,7 +328,8 @@ class Jitted:
             reason = self._explain_key(named)
         traced = _trace(self._function, named, shapes, structure, self._keep_grads, as_table=True)
         static = [argument.value for argument in named if argument.kind == "static"]
-        guards, owners = collect_guards(self._function, static)
+        guards, owners = collect_guards(self._function, static, Devices(traced.captured, traced.device is None))
+        device = traced.device or placement.get_default_device()
         for tensor, _ in traced.written:
             tensor._make_cell()
         name = self._function.__name__
@@ -337,8 +340,8 @@ class Jitted:
             # The compiler is imported when the first function is compiled.
             from tapegrad.background import compile_now, program_or_compilation
 
-            program = (program_or_compilation if self._background else compile_now)(traced.graph, name)
-        specialization = Specialization(traced, guards, owners, program, self._count_program)
+            program = (program_or_compilation if self._background else compile_now)(traced.graph, name, device)
+        specialization = Specialization(traced, guards, owners, device, program, self._count_program)
         self._counts["traces"] += 1
         counters.add("traces")
         if reason is not None:
@@ -413,7 +416,8 @@ def _describe(argument: Argument) -> str:
     if argument.kind == "static":
         return repr(argument.value)
     if argument.kind == "array":
-        return f"a {argument.dtype} array with {argument.ndim} axes"
+        on = "" if argument.device in (None, CPU) else f" on {argument.device}"
+        return f"a {argument.dtype} array with {argument.ndim} axes{on}"
     return f"a Python {argument.kind}"
 
 
@@ -442,6 +446,9 @@ def jit(
     the program's key. Results carry no history, so ``backward()`` belongs inside;
     a call whose arguments require gradients joins the tape instead of running its program.
 
+    The program runs on the device of the Tensors among the arguments and of those that the function uses; NumPy arrays
+    go along with them. Where there are none, that is the default device.
+
     Parameters
     ----------
     function : callable
@@ -463,6 +470,8 @@ def jit(
     ------
     TracingError
         Where the function reads a value while it is traced.
+    DeviceError
+        Where Tensors of several devices meet.
 
     Examples
     --------

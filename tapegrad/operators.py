@@ -222,7 +222,9 @@ def _elementwise(primitive: str, function: _Method, swapped: bool = False) -> _M
         if number is not None:
             positions[number] = len(positions)
         state.path = found
-        entry = Entry(primitive, inputs, NO_PARAMS, found.shape, found.dtype, None, found.requires_grad, found.mark)
+        entry = Entry(
+            primitive, inputs, NO_PARAMS, found.shape, found.dtype, None, found.requires_grad, found.mark, found.device
+        )
         positions[entry] = len(positions)
         state.pending.append(entry)
         return wrap(entry)

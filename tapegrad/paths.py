@@ -31,7 +31,7 @@ class Path:
 
     Attributes
     ----------
-    primitive, params, shape, dtype, requires_grad
+    primitive, params, shape, dtype, requires_grad, device
         Of the entry that the step records.
     mark : tuple, optional
         The line that recorded it first; None where every entry must have its own, for a run may fail at it.
@@ -43,7 +43,7 @@ class Path:
         How to run, for the places of what is wanted; see `tapegrad.execution`. Both are None until there is something.
     """
 
-    __slots__ = ("dtype", "mark", "order", "owned", "params", "plans", "primitive", "requires_grad", "shape")
+    __slots__ = ("device", "dtype", "mark", "order", "owned", "params", "plans", "primitive", "requires_grad", "shape")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Path:
         requires_grad: bool = False,
         mark: Mark | None = None,
         order: tuple[int, ...] | None = None,
+        device: str | None = None,
     ) -> None:
         self.primitive = primitive
         self.params: dict[str, Any] = {} if params is None else params
@@ -62,6 +63,7 @@ class Path:
         self.requires_grad = requires_grad
         self.mark = mark
         self.order = order
+        self.device = device
         self.owned: dict[int, tuple[int, ...]] | None = None
         self.plans: dict[tuple[int, ...], Any] | None = None
 
@@ -92,10 +94,13 @@ def forget() -> None:
 
 
 def kind(leaf: Entry) -> Any:
-    """What a path knows of a leaf: all but its value. The last says that a derivative might pass through it."""
-    if not (leaf.shape or leaf.requires_grad or leaf.owner or leaf.inputs):
+    """What a path knows of a leaf: all but its value. The last says that a derivative might pass through it.
+
+    The first case is that of a number, which goes along with any device.
+    """
+    if not (leaf.shape or leaf.requires_grad or leaf.owner or leaf.inputs or leaf.device):
         return leaf.dtype.char
-    return leaf.shape, leaf.dtype.char, leaf.requires_grad, leaf.owner is not None, bool(leaf.inputs)
+    return leaf.shape, leaf.dtype.char, leaf.device, leaf.requires_grad, leaf.owner is not None, bool(leaf.inputs)
 
 
 #: The kind of a Python number that meets a floating Tensor, by its dtype.

@@ -361,7 +361,7 @@ def table_of(specialization: Specialization, frame: Frame, values: Sequence[Any]
     like: tuple[Any, ...] = ()
     if specialization.plain and len(rows[w.OUTPUTS]) == 1:
         ((_, shape, dtype),) = frame.new_outputs()
-        like = _templates(np.empty(shape, dtype))
+        like = _templates(np.empty(shape, dtype), traced.device)
         head[w.TENSOR_LIKE], head[w.ENTRY_LIKE] = map(id, like)
         head[w.TENSOR_FIELDS], head[w.ENTRY_FIELDS] = map(_fields, like)
     for kind in rows:
@@ -377,9 +377,9 @@ def table_of(specialization: Specialization, frame: Frame, values: Sequence[Any]
     return Table(words, number, captured, (*kept, *like))
 
 
-def _templates(array: np.ndarray) -> tuple[Any, Any]:
+def _templates(array: np.ndarray, device: str | None) -> tuple[Any, Any]:
     """A Tensor and an entry as a result has them, but that the one lacks its entry and the other its value."""
-    entry = tape.leaf(array)
+    entry = tape.leaf(array, device)
     tensor = wrap(entry)
     del tensor._entry, entry.value
     return tensor, entry

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import config, tape
+from tapegrad import config, placement, tape
 from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype, cos, floor, log1p, sqrt
 from tapegrad.errors import DTypeError, OptionError, ShapeError
@@ -21,7 +21,7 @@ from tapegrad.gathering import take
 from tapegrad.ir.dtypes import FLOAT16, FLOAT32, computed, is_floating, is_half
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import FLOAT64, INT64, broadcast_shapes, shape_text
-from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating
+from tapegrad.recording import TensorLike, as_dtype, as_tensor, promote, record, to_floating, undecided
 from tapegrad.selection import where
 from tapegrad.tensor import Tensor
 
@@ -73,7 +73,7 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self._state = Tensor(np.array([_seed(seed), 0], np.int64))
+        self._state = undecided(np.array([_seed(seed), 0], np.int64))
         self._state._make_cell()
 
     def __repr__(self) -> str:
@@ -103,7 +103,7 @@ class Generator:
         tuple of int
             For `set_state`.
         """
-        seed, draws = self._state._outer_value().tolist()
+        seed, draws = placement.on_host(self._state._outer_value()).tolist()
         return seed, draws
 
     def set_state(self, state: tuple[int, int]) -> None:
@@ -115,7 +115,7 @@ class Generator:
             What `get_state` gave.
         """
         if tape.local.trace is not None:
-            self._state._replace(Tensor(list(state), dtype=INT64), "set_state")
+            self._state._replace(undecided(list(state), INT64), "set_state")
         else:
             self._state._exclusive_storage()[...] = state
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from tapegrad import config, dims, tape
-from tapegrad.captures import CapturedTensor
+from tapegrad import config, dims, placement, tape
+from tapegrad.captures import CapturedArray, CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
 from tapegrad.ir import dtypes
 from tapegrad.ir.dtypes import FLOATING_KINDS, is_floating
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import BOOL, FLOAT16, FLOAT32, FLOAT64, INT32, INT64, UINT8
+from tapegrad.runtime.devices import CPU
 from tapegrad.tape import Entry
 
 if TYPE_CHECKING:
@@ -49,6 +50,21 @@ def private_array(data: Any, dtype: Any) -> np.ndarray:
             inferred = config.default_dtype()
         data, wanted = plain, as_dtype(dtype if dtype is not None else inferred, "Tensor: ")
     return np.array(data, dtype=wanted, order="C", copy=True)
+
+
+def given(data: Any, dtype: Any, device: str | None = None, name: str | None = None) -> Entry:
+    """An entry that holds a private copy of ``data``; inside a trace, an array is read anew at each call."""
+    array = private_array(data, dtype)
+    entry = tape.leaf(array if device in (None, CPU) else placement.moved(array, device), device)
+    trace = tape.local.trace
+    if trace is not None and isinstance(data, np.ndarray) and dtype in (None, data.dtype):
+        trace.captured.setdefault(entry, CapturedArray(data, name))
+    return entry
+
+
+def undecided(value: Any, dtype: Any = None) -> Tensor:
+    """A Tensor of ``value`` that goes along with Tensors of any device."""
+    return wrap(given(value, dtype))
 
 
 def as_dtype(dtype: Any, operation: str = "") -> np.dtype:
@@ -129,9 +145,7 @@ def as_tensor(value: TensorLike, dtype: np.dtype | None = None) -> Tensor:
         if dtype is None:
             dtype = BOOL if isinstance(value, bool) else INT64 if isinstance(value, int) else config.default_dtype()
         return record_number(value, dtype)
-    if isinstance(value, np.ndarray | np.generic):
-        return Tensor(value)
-    return Tensor(value, dtype=dtype)
+    return undecided(value, None if isinstance(value, np.ndarray | np.generic) else dtype)
 
 
 def weak_kind(value: Any) -> str | None:
@@ -215,7 +229,7 @@ def to_floating(*values: TensorLike) -> tuple[Tensor, ...]:
 
 def weak_scalar(value: float) -> Tensor:
     """A 0-d float64 Tensor that takes the dtype of what it meets, like a Python float; for hyperparameters."""
-    tensor = Tensor(np.float64(value))
+    tensor = undecided(np.float64(value))
     tensor._weak = True
     return tensor
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import pytree, tape
+from tapegrad import placement, pytree, tape
 from tapegrad.errors import OptionError, ShapeError
+from tapegrad.gathering import take
 from tapegrad.primitives import shape_text
 from tapegrad.recording import as_tensor, wrap
+from tapegrad.runtime import devices
+from tapegrad.runtime.devices import CPU
 from tapegrad.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -36,12 +39,14 @@ def scan(step: Jitted, leaves: list[Any], structure: Any) -> Any:
     steps = shapes[0][0]
     if steps == 0:
         raise ShapeError("scan: there are no steps: the leading axis of the arguments has size 0")
-    firsts = [array[0] for array in arrays]
+    firsts = [_argument(array[0]) for array in arrays]
     args, kwargs = pytree.unflatten(structure, firsts)
     specialization = step._find(firsts, structure, args, kwargs)
     if specialization.carries_gradients:
         # Gradients that accumulate from step to step change hands between calls.
-        calls = (pytree.unflatten(structure, [array[index] for array in arrays])[0] for index in range(steps))
+        calls = (
+            pytree.unflatten(structure, [_argument(array[index]) for array in arrays])[0] for index in range(steps)
+        )
         return _one_by_one(step, specialization, calls)
     outputs = _run(step, specialization, arrays, steps)
     return specialization.finish(_last_gradients(specialization, outputs))
@@ -104,20 +109,20 @@ def epochs(
 
 def _rows(
     step: Jitted,
-    arrays: Sequence[np.ndarray],
+    arrays: Sequence[Any],
     rows: np.ndarray,
-    vectors: Sequence[np.ndarray],
+    vectors: Sequence[Any],
     in_order: bool,
     progress: Progress | None,
 ) -> Any:
     """The results of one step for each line of ``rows``, stacked; ``in_order`` says that the rows are neighbours."""
     steps, size = rows.shape
-    examples = (*(array[:size] for array in arrays), *(vector[0] for vector in vectors))
+    examples = (*(_argument(array[:size]) for array in arrays), *(_argument(vector[0]) for vector in vectors))
     leaves, structure = pytree.flatten((examples, {}))
     specialization = step._find(leaves, structure, examples, {})
     if specialization.carries_gradients:
         calls = (
-            [*(array[rows[number]] for array in arrays), *(vector[number] for vector in vectors)]
+            [*(_taken(array, rows[number]) for array in arrays), *(_argument(vector[number]) for vector in vectors)]
             for number in range(steps)
         )
         return _one_by_one(step, specialization, calls)
@@ -133,23 +138,25 @@ def _rows(
 def _run(
     step: Jitted,
     specialization: Specialization,
-    arrays: Sequence[np.ndarray],
+    arrays: Sequence[Any],
     steps: int,
     rows: np.ndarray | None = None,
     gathered: int = 0,
     progress: Progress | None = None,
-) -> list[np.ndarray]:
+) -> list[Any]:
     """The stacked outputs of steps over slices of ``arrays``, or over rows of the first ``gathered`` of them."""
     numbers = [number for number, _ in specialization.dynamic]
-    inputs = [np.ascontiguousarray(arrays[number], dtype=argument.dtype) for number, argument in specialization.dynamic]
+    inputs = [
+        _stacked(arrays[number], argument.dtype, specialization.device) for number, argument in specialization.dynamic
+    ]
     inputs += [read() for read in specialization.readers]
     places = {place for place, number in enumerate(numbers) if number < gathered}
     reported = 0
 
-    def between(done: int, outputs: Sequence[np.ndarray]) -> None:
+    def between(done: int, outputs: Sequence[Any]) -> None:
         nonlocal reported
         assert progress is not None
-        progress(done - reported, outputs[0][done - 1] if specialization.returns else None)
+        progress(done - reported, placement.on_host(outputs[0][done - 1]) if specialization.returns else None)
         reported = done
 
     outputs = specialization.program.scan(
@@ -160,17 +167,21 @@ def _run(
     return outputs
 
 
-def _last_gradients(specialization: Specialization, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _last_gradients(specialization: Specialization, outputs: Sequence[Any]) -> list[Any]:
     """The outputs, of gradients that are kept only the last."""
     kept = specialization.returns + len(specialization.traced.written)
-    return [output if number < kept else np.array(output[-1]) for number, output in enumerate(outputs)]
+    return [output if number < kept else _last(output) for number, output in enumerate(outputs)]
+
+
+def _last(output: Any) -> Any:
+    return np.array(output[-1]) if isinstance(output, np.ndarray) else placement.copy(output[-1])
 
 
 def _one_by_one(step: Jitted, specialization: Specialization, calls: Iterable[Sequence[Any]]) -> Any:
     """The results of single calls, stacked."""
     flat = [pytree.flatten(step(*arguments))[0] for arguments in calls]
     stacked: list[Any] = [
-        wrap(tape.leaf(np.stack([leaf._value() for leaf in column]))) if isinstance(column[0], Tensor) else column[0]
+        _joined_values(column, np.stack) if isinstance(column[0], Tensor) else column[0]
         for column in zip(*flat, strict=True)
     ]
     return pytree.unflatten(specialization.traced.structure, stacked)
@@ -180,19 +191,41 @@ def _joined(parts: Sequence[Any], epochs: int, steps: int) -> Any:
     """The results of some runs as one, with an axis of epochs and one of steps."""
     if not isinstance(parts[0], Tensor):
         return parts[0]
-    arrays = [part._value() for part in parts]
-    if len({array.shape[1:] for array in arrays}) != 1:
-        texts = " and ".join(dict.fromkeys(shape_text(array.shape[1:]) for array in arrays))
+    shapes = [part._entry.shape[1:] for part in parts]
+    if len(set(shapes)) != 1:
+        texts = " and ".join(dict.fromkeys(map(shape_text, shapes)))
         raise ShapeError(
             f"epochs: the results of whole and short batches have shapes {texts}, which cannot be stacked; "
             "return a mean, or leave the short batch out with drop_last=True"
         )
-    return wrap(tape.leaf(np.concatenate(arrays).reshape(epochs, steps, *arrays[0].shape[1:])))
+    return _joined_values(parts, lambda arrays: np.concatenate(arrays).reshape(epochs, steps, *shapes[0]))
 
 
-def _array(leaf: Any) -> np.ndarray:
+def _joined_values(parts: Sequence[Tensor], join: Callable[[list[np.ndarray]], np.ndarray]) -> Tensor:
+    """What NumPy makes of some results, where they lie."""
+    array, device = join([part._host_value() for part in parts]), parts[0]._entry.device
+    return wrap(tape.leaf(array if device is None else placement.moved(array, device), device))
+
+
+def _array(leaf: Any) -> Any:
     """The stacked values of one argument; a cell is copied, for the steps may overwrite it."""
     if isinstance(leaf, np.ndarray):
         return leaf
     tensor = as_tensor(leaf)
-    return tensor._value() if tensor._storage is None else tensor._value().copy()
+    return tensor._value() if tensor._storage is None else placement.copy(tensor._value())
+
+
+def _argument(array: Any) -> Any:
+    """A part of an array as an argument of a call: on another device than the CPU, a Tensor."""
+    return array if isinstance(array, np.ndarray | np.generic) else wrap(tape.leaf(array, devices.location(array)))
+
+
+def _taken(array: Any, rows: np.ndarray) -> Any:
+    """Some rows of an array as an argument of a call."""
+    return _argument(array[rows]) if isinstance(array, np.ndarray) else take(_argument(array), rows, axis=0)
+
+
+def _stacked(array: Any, dtype: np.dtype | None, device: str) -> Any:
+    """The stacked values of one argument as a program of a device takes them."""
+    array = placement.on_host(array) if device == CPU else array
+    return np.ascontiguousarray(array, dtype=dtype) if type(array) is np.ndarray else array

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import pytree, tape
+from tapegrad import placement, pytree, tape
 from tapegrad.captures import GradientSlot
+from tapegrad.errors import DeviceError
 from tapegrad.guards import Guard, Structure, compile_check
 from tapegrad.quick_calls import MISSED, QuickCall, is_possible, table_of
 from tapegrad.recording import wrap
+from tapegrad.runtime.devices import CPU
 from tapegrad.tensor import CONSUMED, Tensor
 from tapegrad.tracing import Argument, Traced
 
@@ -32,17 +35,27 @@ class Specialization:
     """A traced function with its program and everything one call needs."""
 
     def __init__(
-        self, traced: Traced, guards: list[Guard], structure: Structure, made: Program | Compilation, ready: Ready
+        self,
+        traced: Traced,
+        guards: list[Guard],
+        structure: Structure,
+        device: str,
+        made: Program | Compilation,
+        ready: Ready,
     ) -> None:
         self.traced = traced
+        self.device = device
         self.guards = guards
         self.structure = structure
         self.dynamic = [
             (number, argument) for number, argument in enumerate(traced.arguments) if argument.kind != "static"
         ]
         written = {place: tensor for tensor, place in traced.written}
-        self.readers: list[Callable[[], np.ndarray]] = [
-            written[place]._exclusive_storage if place in written else source.read
+        on_host = device == CPU
+        self.readers: list[Callable[[], Any]] = [
+            _storage_reader(written[place], device)
+            if place in written
+            else (source.read_on_host if on_host else source.read)
             for place, source in enumerate(traced.captured)
         ]
         self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
@@ -127,9 +140,9 @@ class Specialization:
                     return f"axis {axis} of {argument.path} is {actual}, and was made static at {size}{why}"
         return "the shapes of the arguments fit together in another way"
 
-    def inputs(self, arguments: Sequence[Any]) -> list[np.ndarray]:
+    def inputs(self, arguments: Sequence[Any]) -> list[Any]:
         """The arrays of a call: arguments, then captured values; cells that are written give their storage."""
-        given = [_array(arguments[number], argument) for number, argument in self.dynamic]
+        given = [_array(arguments[number], argument, self.device) for number, argument in self.dynamic]
         return given + [read() for read in self.readers]
 
     def run(self, leaves: Sequence[Any], flat: bool) -> Any:
@@ -207,17 +220,21 @@ def _finisher(traced: Traced, returns: int, plain: bool) -> Callable[..., Any]:
     """What sets gradients, unless they are ``settled`` already, and gives the result as the function would."""
     first_kept = returns + len(traced.written)
 
-    def finish(outputs: Sequence[np.ndarray], settled: bool = False) -> Any:
+    device = traced.device
+
+    def finish(outputs: Sequence[Any], settled: bool = False) -> Any:
         if not settled:
             for tensor, array in zip(traced.kept, outputs[first_kept:], strict=True):
-                tensor._grad = wrap(tape.leaf(array))
+                tensor._grad = wrap(tape.leaf(array, tensor._entry.device))
             for tensor in traced.consumed:
                 tensor._grad = CONSUMED
             for tensor in traced.cleared:
                 tensor._grad = None
         if plain:
-            return wrap(tape.leaf(outputs[0]))
-        leaves = [leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf])) for leaf in traced.returned]
+            return wrap(tape.leaf(outputs[0], device))
+        leaves = [
+            leaf[1] if isinstance(leaf, tuple) else wrap(tape.leaf(outputs[leaf], device)) for leaf in traced.returned
+        ]
         return pytree.unflatten(traced.structure, leaves)
 
     return finish
@@ -230,8 +247,21 @@ def _likeness(value: Any) -> Any:
     return (value.shape, value.dtype) if isinstance(value, np.ndarray) else type(value)
 
 
-def _array(value: Any, argument: Argument) -> np.ndarray:
+def _storage_reader(tensor: Tensor, device: str) -> Callable[[], Any]:
+    """What gives a program of a device the storage of a cell."""
+    return tensor._exclusive_storage if device == CPU else partial(tensor._exclusive_storage, device)
+
+
+def _array(value: Any, argument: Argument, device: str) -> Any:
     if isinstance(value, Tensor):
+        array = value._value()
+        if device == CPU:
+            array = placement.on_host(array)
+        elif value._entry.device == CPU and value._entry.shape:
+            raise DeviceError(
+                f"argument {argument.path} lies on {CPU}, and the function runs on {device}; move it with "
+                f".to({device!r}), or give a NumPy array"
+            )
         # The program may overwrite a cell while it still reads the argument.
-        return value._value() if value._storage is None else value._value().copy()
+        return placement.copy(array) if array is value._storage else array
     return np.asarray(value, dtype=argument.dtype)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from tapegrad import config, paths
+from tapegrad import config, paths, placement
 from tapegrad.composed import RECORDED
 from tapegrad.errors import Mark, TracingError, user_mark
 from tapegrad.ir import sizes
@@ -45,10 +45,13 @@ class Entry:
     * ``composite``, ``update``: what ``params['template']`` makes of the inputs, one result or several;
     * ``project``: one result of an entry that has several; it lies on no list of pending entries;
     * ``freed``: a realized value whose history a backward pass has consumed.
+
+    ``device`` is where the value belongs, or None where it goes along with anything (`tapegrad.placement`).
     """
 
     __slots__ = (
         "__weakref__",
+        "device",
         "dtype",
         "handles",
         "inputs",
@@ -73,6 +76,7 @@ class Entry:
         value: np.ndarray | None = None,
         requires_grad: bool = False,
         mark: Mark | None = None,
+        device: str | None = None,
     ) -> None:
         self.primitive = primitive
         self.inputs = inputs
@@ -82,6 +86,7 @@ class Entry:
         self.value = value
         self.requires_grad = requires_grad
         self.mark = mark
+        self.device = device
         #: how many Tensors hold this entry
         self.handles = 0
         #: the Tensor whose ``grad`` a backward pass fills
@@ -100,7 +105,7 @@ class Number(Entry):
     params: dict[str, Any] = {}
     shape = ()
     requires_grad = False
-    mark = owner = trace = name = None
+    mark = owner = trace = name = device = None
 
     def __init__(self, value: np.ndarray) -> None:
         self.value = value
@@ -111,8 +116,12 @@ class Number(Entry):
 class Source(Protocol):
     """Something a trace captured and reads anew at every call."""
 
-    def read(self) -> np.ndarray:
-        """The value now."""
+    def read(self) -> Any:
+        """The value now, where it lies."""
+        ...
+
+    def read_on_host(self) -> np.ndarray:
+        """The value now, for NumPy."""
         ...
 
 
@@ -160,7 +169,7 @@ class Trace:
         known = self.substitutes.get(entry)
         if known is None:
             argument = Entry("argument", (), NO_PARAMS, entry.shape, entry.dtype, None, entry.requires_grad)
-            argument.trace = self
+            argument.device, argument.trace = entry.device, self
             known = self.substitutes[entry] = (argument, tensor)
         return known[0]
 
@@ -256,9 +265,9 @@ local = _Local()
 NO_PARAMS: dict[str, Any] = {}
 
 
-def leaf(value: np.ndarray) -> Entry:
+def leaf(value: np.ndarray, device: str | None = None) -> Entry:
     """An entry that holds a value; the caller gives the array away."""
-    return Entry("leaf", (), NO_PARAMS, value.shape, value.dtype, value)
+    return Entry("leaf", (), NO_PARAMS, value.shape, value.dtype, value, device=device)
 
 
 def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) -> Entry:
@@ -267,7 +276,8 @@ def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) ->
     what = (primitive, *paths.params_key(params)) if params else (primitive,)
     if state.trace is not None:
         shape, dtype, requires_grad = _result(what, state.grad_enabled, inputs, params)
-        entry = Entry(primitive, inputs, params, shape, dtype, None, requires_grad, user_mark(2))
+        device = placement.joined(primitive, inputs)
+        entry = Entry(primitive, inputs, params, shape, dtype, None, requires_grad, user_mark(2), device)
         entry.trace = state.trace
         state.trace.recorded.append(entry)
         return entry
@@ -280,7 +290,9 @@ def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) ->
         learn = partial(_learn, what, state.grad_enabled, inputs, params)
         return append(state, advance(state, what, inputs, learn), inputs)
     state.path = path
-    entry = Entry(primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, path.mark)
+    entry = Entry(
+        primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, path.mark, path.device
+    )
     positions[entry] = len(positions)
     state.pending.append(entry)
     return entry
@@ -291,7 +303,7 @@ def _learn(what: tuple[Any, ...], enabled: bool, inputs: tuple[Entry, ...], para
     shape, dtype, requires_grad = _result(what, enabled, inputs, params)
     # Around this are `advance`, `record` and what called it.
     mark = None if what[0] == "checked" else user_mark(4)
-    return Path(what[0], params, shape, dtype, requires_grad, mark)
+    return Path(what[0], params, shape, dtype, requires_grad, mark, device=placement.joined(what[0], inputs))
 
 
 def _result(
@@ -362,7 +374,9 @@ def advance(state: State, what: tuple[Any, ...], operands: Sequence[Entry], lear
 def append(state: State, path: Path, inputs: tuple[Entry, ...]) -> Entry:
     """Put the entry of the last step on this thread's tape."""
     mark = path.mark or user_mark()
-    entry = Entry(path.primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, mark)
+    entry = Entry(
+        path.primitive, inputs, path.params, path.shape, path.dtype, None, path.requires_grad, mark, path.device
+    )
     if state.trace is not None:
         entry.trace = state.trace
         state.trace.recorded.append(entry)
@@ -388,6 +402,14 @@ def set_requires_grad(entry: Entry, wanted: bool) -> None:
     """Say whether a gradient reaches an entry after it was recorded."""
     entry.requires_grad = wanted
     changed(entry)
+
+
+def set_device(entry: Entry, device: str) -> None:
+    """Say on which device an entry belongs that would go along with anything."""
+    entry.device = device
+    state = local.state
+    if entry in state.positions:
+        advance(state, ("device", device), (entry,), Path)
 
 
 def changed(entry: Entry) -> None:

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from tapegrad import config, paths, tape
+from tapegrad import config, paths, placement, tape
 from tapegrad.errors import GraphError, user_mark
 from tapegrad.expansion import Template, collect, structure_key
 from tapegrad.ir.dtypes import FLOAT32, is_floating, is_half, join_floating
@@ -90,6 +90,7 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
                     None,
                     found.requires_grad,
                     found.mark,
+                    found.device,
                 )
                 positions[entry] = len(positions)
                 state.pending.append(entry)
@@ -182,7 +183,8 @@ def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> 
         primitive, params = output.primitive, output.params
     else:
         primitive, params = "composite", {"name": name, "template": template}
-    return Path(primitive, params, output.shape, output.dtype, output.requires_grad, mark, order)
+    device = placement.joined(name, operands)
+    return Path(primitive, params, output.shape, output.dtype, output.requires_grad, mark, order, device)
 
 
 # Updates --------------------------------------------------------------------------------------------------------
@@ -246,6 +248,7 @@ def _record_update(update: Update, given: Sequence[Tensor]) -> Entry:
 
     def learn() -> Path:
         mark = None if template.checks else user_mark()
-        return Path("update", {"template": template}, (), np.dtype(np.float32), False, mark)
+        device = placement.joined("step", inputs)
+        return Path("update", {"template": template}, (), np.dtype(np.float32), False, mark, device=device)
 
     return tape.append(state, tape.advance(state, ("update", template), inputs, learn), inputs)

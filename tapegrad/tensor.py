@@ -6,12 +6,12 @@ import operator
 import sys
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import histories, recording, tape
-from tapegrad.captures import CapturedArray, GradientSlot
+from tapegrad import histories, placement, recording, tape
+from tapegrad.captures import GradientSlot
 from tapegrad.dims import from_size
 from tapegrad.errors import (
     AxisError,
@@ -20,13 +20,16 @@ from tapegrad.errors import (
     GradientError,
     InPlaceError,
     ShapeError,
+    TracingError,
 )
 from tapegrad.interop import Exchange
 from tapegrad.ir import sizes
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.operators import UFUNCS, Operators
 from tapegrad.primitives import shape_text
-from tapegrad.recording import as_tensor, private_array, record, record_full, wrap
+from tapegrad.recording import as_tensor, given, record, record_full, wrap
+from tapegrad.runtime import devices
+from tapegrad.runtime.devices import CPU
 from tapegrad.tape import Entry
 
 if TYPE_CHECKING:
@@ -46,12 +49,6 @@ class _Consumed:
 CONSUMED = _Consumed()
 
 
-def check_device(device: object) -> None:
-    """Refuse a device that this version does not have."""
-    if device not in (None, "cpu"):
-        raise DeviceError(f"device {device!r} is not available; this version runs on 'cpu'")
-
-
 class Tensor(Operators, TensorMethods, Exchange):
     """An array whose operations are recorded on a tape.
 
@@ -63,7 +60,7 @@ class Tensor(Operators, TensorMethods, Exchange):
         float32, float64, int32, int64, uint8 or bool; and float16 and bfloat16, in which numbers are stored while
         operations compute in float32.
     device : str, optional
-        ``"cpu"``.
+        ``"cpu"`` or ``"cuda"``; the default device where None (`set_default_device`).
     requires_grad : bool
         Whether ``backward()`` fills ``grad``; only for floating dtypes.
     name : str, optional
@@ -96,14 +93,12 @@ class Tensor(Operators, TensorMethods, Exchange):
         requires_grad: bool = False,
         name: str | None = None,
     ) -> None:
-        check_device(device)
+        place = placement.available(device) if device is not None else None
         if isinstance(data, Tensor):
             source = data.detach() if dtype is None else data.detach().astype(dtype)
-            entry = source._entry
+            entry = source._entry if place is None else source.to(place)._entry
         else:
-            entry = tape.leaf(private_array(data, dtype))
-            if tape.local.trace is not None and isinstance(data, np.ndarray) and dtype in (None, data.dtype):
-                tape.local.trace.captured.setdefault(entry, CapturedArray(data, name))
+            entry = given(data, dtype, place or placement.get_default_device(), name)
         self._start(entry)
         if name is not None:
             entry.name = name
@@ -116,7 +111,7 @@ class Tensor(Operators, TensorMethods, Exchange):
         self._grad = None
         self._leaf = False
         self._weak = False
-        self._storage: np.ndarray | None = None
+        self._storage: Any = None
         self._cell: Entry | None = None
 
     def __del__(self) -> None:
@@ -141,14 +136,14 @@ class Tensor(Operators, TensorMethods, Exchange):
         if self._leaf or self._storage is not None:
             entry.owner = weakref.ref(self)
 
-    def _make_cell(self, storage: np.ndarray | None = None) -> np.ndarray:
+    def _make_cell(self, storage: Any = None) -> Any:
         """Give this Tensor a buffer of its own that programs update in place; `storage` may be part of a flat one."""
         value = self._value()
         if storage is None:
             if self._storage is not None:
                 return self._storage
-            storage = np.empty_like(value)
-        storage[...] = value
+            storage = placement.empty_like(value)
+        placement.assign(storage, value)
         if self._cell is not None and self._cell is not self._entry:
             self._cell = None
         self._storage = storage
@@ -157,7 +152,7 @@ class Tensor(Operators, TensorMethods, Exchange):
 
     def _expose(self) -> None:
         """Let the entry's value be the storage itself, under an entry that nobody else holds."""
-        entry = tape.leaf(cast(np.ndarray, self._storage))
+        entry = tape.leaf(self._storage, self._entry.device)
         entry.requires_grad = self._leaf
         self._rebind(entry)
         entry.owner = weakref.ref(self)
@@ -170,7 +165,7 @@ class Tensor(Operators, TensorMethods, Exchange):
         if storage is None or entry.value is None or entry.value is storage:
             return
         self._release()
-        storage[...] = entry.value
+        placement.assign(storage, entry.value)
         self._expose()
 
     def _revert(self, failed: Entry) -> None:
@@ -178,26 +173,29 @@ class Tensor(Operators, TensorMethods, Exchange):
         if self._entry is failed and self._cell is not None:
             self._rebind(self._cell)
 
-    def _exclusive_storage(self) -> np.ndarray:
-        """The storage with the current value in it, seen by nobody else: a program may overwrite it."""
+    def _exclusive_storage(self, device: str = CPU) -> Any:
+        """The storage with the current value in it, seen by nobody else: a program of a device may overwrite it."""
         if self._entry is not self._cell:
             self._make_cell()
             self._value()
             self._commit()
         self._release()
-        return cast(np.ndarray, self._storage)
+        storage = self._storage
+        if type(storage) is not np.ndarray or device != CPU:
+            self._storage = self._entry.value = placement.moved(storage, device)
+        return self._storage
 
     def _release(self) -> None:
         """Before the storage is overwritten: a version that somebody else still holds gets a copy."""
         cell = self._cell
         # 3: this Tensor's _cell, its _entry if the version is current, and the argument of getrefcount.
         if cell is not None and sys.getrefcount(cell) > (4 if self._entry is cell else 3):
-            cell.value = cast(np.ndarray, self._storage).copy()
+            cell.value = placement.copy(self._storage)
             if self._entry is cell:
                 self._expose()
 
-    def _value(self) -> np.ndarray:
-        """The value, running the tape if it must; not to be changed or shown to the user."""
+    def _value(self) -> Any:
+        """The value where it lies, running the tape if it must; not to be changed or shown to the user."""
         value = self._entry.value
         if value is not None and tape.local.state.trace is None:
             return value
@@ -207,7 +205,11 @@ class Tensor(Operators, TensorMethods, Exchange):
             raise GradientError(tape.DROPPED)
         return value
 
-    def _outer_value(self) -> np.ndarray:
+    def _host_value(self) -> np.ndarray:
+        """The value for NumPy, running the tape if it must; not to be changed or shown to the user."""
+        return placement.on_host(self._value())
+
+    def _outer_value(self) -> Any:
         """The value of a Tensor from outside the trace that runs."""
         trace, tape.local.trace = tape.local.trace, None
         try:
@@ -243,8 +245,65 @@ class Tensor(Operators, TensorMethods, Exchange):
 
     @property
     def device(self) -> str:
-        """Where the value lies."""
-        return "cpu"
+        """Where the value lies: ``"cpu"`` or ``"cuda:0"``."""
+        entry = self._entry
+        if entry.device is not None:
+            return entry.device
+        return placement.get_default_device() if entry.value is None else devices.location(entry.value)
+
+    def to(self, target: Any) -> Tensor:
+        """This Tensor on a device, or in a dtype; itself where nothing has to be done. Gradients pass.
+
+        Parameters
+        ----------
+        target : str or dtype
+            ``"cpu"`` or ``"cuda"``, or a dtype.
+
+        Returns
+        -------
+        Tensor
+
+        Raises
+        ------
+        DeviceError
+            Where there is no such device; the message says what is missing.
+        TracingError
+            Inside ``@jit``, on another device than that of the function's arguments.
+
+        Examples
+        --------
+        >>> import tapegrad as tg
+        >>> tg.Tensor([1.0, 2.0]).to("cpu").device
+        'cpu'
+        """
+        if not placement.is_device(target):
+            return self if self.dtype == target else self.astype(target)
+        device, entry = placement.available(target), self._entry
+        if entry.device == device:
+            return self
+        trace = tape.local.trace
+        if trace is not None:
+            if entry.device is not None:
+                raise TracingError(
+                    f"to({target!r}): this Tensor lies on {entry.device}, and a function under @jit runs on one device"
+                    "; move what it is called with"
+                )
+            if entry.trace is trace:
+                entry.device = device
+            return self
+        value = placement.moved(self._value(), device)
+        new = tape.leaf(placement.copy(value) if value is self._storage else value, device)
+        if self.requires_grad and tape.is_grad_enabled():
+            new.primitive, new.inputs, new.params, new.requires_grad = "identity", (self._entry,), {"index": 0}, True
+        return wrap(new)
+
+    def cuda(self) -> Tensor:
+        """This Tensor on the GPU, as ``.to("cuda")``."""
+        return self.to("cuda")
+
+    def cpu(self) -> Tensor:
+        """This Tensor on the CPU, as ``.to("cpu")``."""
+        return self.to("cpu")
 
     @property
     def name(self) -> str | None:
@@ -313,7 +372,7 @@ class Tensor(Operators, TensorMethods, Exchange):
                 "return it from the step, or decorate the step with @jit(keep_grads=True)"
             )
         if trace is not None and grad._entry.trace is not trace and grad._entry not in trace.captured:
-            inner = wrap(tape.leaf(grad._outer_value()))
+            inner = wrap(tape.leaf(grad._outer_value(), grad._entry.device))
             trace.captured[inner._entry] = GradientSlot(self)
             trace.gradients.setdefault(id(self), (self, grad))
             self._grad = inner
@@ -331,6 +390,7 @@ class Tensor(Operators, TensorMethods, Exchange):
             self._grad = None if grad is None else record_full(self._entry.shape, 0, self.dtype)
             return
         new = as_tensor(grad, self.dtype)
+        placement.joined("grad", (self._entry, new._entry))
         if len(new._entry.shape) != self.ndim or any(
             sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape, strict=False)
         ):
@@ -378,7 +438,11 @@ class Tensor(Operators, TensorMethods, Exchange):
                 f"{operation}: this Tensor requires a gradient and was not computed; change it inside tg.no_grad() "
                 "or through .data"
             )
-        entry = new._entry
+        entry, device = new._entry, self._entry.device
+        if device is not None and entry.device is not None and entry.device != device:
+            raise DeviceError(
+                f"{operation}: a Tensor on {device} cannot take a value on {entry.device}; move it with .to({device!r})"
+            )
         if self._leaf and self._storage is None and tape.local.trace is None:
             # A failed run gives a cell its old version back.
             self._make_cell()
@@ -386,14 +450,18 @@ class Tensor(Operators, TensorMethods, Exchange):
             entry = record("stop_gradient", (new,))._entry
             if self._leaf:
                 tape.set_requires_grad(entry, True)
+        if entry.device is None and device is not None:
+            if entry.value is not None and device != CPU:
+                entry = tape.leaf(placement.moved(entry.value, device))
+            tape.set_device(entry, device)
         self._rebind(entry)
 
     # Reading ----------------------------------------------------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
         """The value as a read-only array; of a parameter a copy, which no later step changes."""
-        value = self._value()
-        if self._storage is not None:
+        value = self._host_value()
+        if value is self._storage:
             value = value.copy()
         view = value.view()
         view.flags.writeable = False
@@ -407,14 +475,14 @@ class Tensor(Operators, TensorMethods, Exchange):
         ShapeError
             Where there is not exactly one element.
         """
-        value = self._value()
+        value = self._host_value()
         if value.size != 1:
             raise ShapeError(f"item: a Tensor of shape {shape_text(value.shape)} has {value.size} elements, not one")
         return value.item()
 
     def tolist(self) -> Any:
         """The value as nested lists of Python numbers."""
-        return self._value().tolist()
+        return self._host_value().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         value = self.numpy()
@@ -448,7 +516,7 @@ class Tensor(Operators, TensorMethods, Exchange):
         return (self[index] for index in range(len(self)))
 
     def __contains__(self, value: Any) -> bool:
-        return bool((self._value() == value).any())
+        return bool((self._host_value() == value).any())
 
     def __hash__(self) -> int:
         return id(self)
@@ -458,13 +526,15 @@ class Tensor(Operators, TensorMethods, Exchange):
         operation = entry.params["name"] if entry.primitive == "composite" else entry.primitive
         made = f", operation={operation}" if self._entry.requires_grad and operation not in ("leaf", "freed") else ""
         suffix = f", dtype={self.dtype}" + made
+        if entry.device not in (None, CPU):
+            suffix += f", device={entry.device!r}"
         if self._leaf:
             suffix += ", requires_grad=True"
         if entry.name:
             suffix += f", name={entry.name!r}"
         if tape.local.trace is not None or (entry.trace is not None and entry.value is None):
             return f"Tensor(shape={shape_text(entry.shape)}{suffix})"
-        text = np.array2string(self._value(), separator=", ", prefix="Tensor(")
+        text = np.array2string(self._host_value(), separator=", ", prefix="Tensor(")
         return f"Tensor({text}{suffix})"
 
     def __format__(self, specification: str) -> str:
@@ -476,7 +546,7 @@ class Tensor(Operators, TensorMethods, Exchange):
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         new = object.__new__(type(self))
         memo[id(self)] = new
-        new._start(tape.leaf(self._value().copy()))
+        new._start(tape.leaf(placement.copy(self._value()), self._entry.device))
         new._entry.name = self._entry.name
         new._weak = self._weak
         if self._leaf:
@@ -488,7 +558,10 @@ class Tensor(Operators, TensorMethods, Exchange):
         return new
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (type(self), self._value(), self._leaf, self._entry.name, self._storage is not None)
+        entry = self._entry
+        return _unpickle, (
+            type(self), self._host_value(), self._leaf, entry.name, self._storage is not None, entry.device
+        )  # fmt: skip
 
     # Derivatives ------------------------------------------------------------------------------------------------
 
@@ -568,9 +641,11 @@ class Tensor(Operators, TensorMethods, Exchange):
         def __setitem__(self, index: Any, value: Any) -> None: ...
 
 
-def _unpickle(kind: type[Tensor], value: np.ndarray, leaf: bool, name: str | None, cell: bool) -> Tensor:
+def _unpickle(
+    kind: type[Tensor], value: np.ndarray, leaf: bool, name: str | None, cell: bool, device: str | None = None
+) -> Tensor:
     tensor = object.__new__(kind)
-    tensor._start(tape.leaf(value))
+    tensor._start(tape.leaf(value if device is None else placement.moved(value, placement.available(device)), device))
     tensor._entry.name = name
     if leaf:
         tensor.requires_grad = True

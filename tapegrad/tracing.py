@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import config, pytree, tape
+from tapegrad import config, placement, pytree, tape
 from tapegrad.captures import CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, TracingError
@@ -19,6 +19,7 @@ from tapegrad.ir.graph import Builder, Graph, Node
 from tapegrad.ir.sizes import Pin, Symbol
 from tapegrad.primitives import FLOAT64, INT64
 from tapegrad.recording import as_dtype, as_tensor, capture, wrap
+from tapegrad.runtime.devices import CPU
 from tapegrad.tape import Entry, Source, Trace
 from tapegrad.tensor import Tensor
 
@@ -47,13 +48,15 @@ class Argument:
     ndim: int = 0
     value: Any = None
     weak: bool = False
+    device: str | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes two calls share a program, as far as this argument goes."""
         if self.kind == "static":
             return ("static", type(self.value), self.value)
-        return (self.kind, self.dtype, self.ndim, self.weak)
+        # A Tensor on the CPU and a NumPy array share a program.
+        return (self.kind, self.dtype, self.ndim, self.weak, None if self.device == CPU else self.device)
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Traced:
     """A function written down.
 
     The graph's inputs are the arguments that are not static, then ``captured``. Its outputs are the returned Tensors,
-    then the new values of ``written``, then the gradients of ``kept``.
+    then the new values of ``written``, then the gradients of ``kept``. ``device`` is that of the arguments and captured
+    Tensors; None where all go along with any.
     """
 
     graph: Graph
@@ -76,6 +80,7 @@ class Traced:
     cleared: tuple[Tensor, ...]
     expected: tuple[tuple[Tensor, bool], ...]
     pins: tuple[Pin, ...]
+    device: str | None
 
 
 def describe(value: Any, path: str, static: bool) -> Argument:
@@ -83,7 +88,8 @@ def describe(value: Any, path: str, static: bool) -> Argument:
     if static or value is None or isinstance(value, bool | str):
         return Argument(path, "static", value=_hashable(value))
     if isinstance(value, Tensor):
-        return Argument(path, "array", value._entry.dtype, len(value._entry.shape), weak=value._weak)
+        entry = value._entry
+        return Argument(path, "array", entry.dtype, len(entry.shape), weak=value._weak, device=entry.device)
     if isinstance(value, np.ndarray | np.generic):
         try:
             return Argument(path, "array", as_dtype(value.dtype.newbyteorder("=")), value.ndim)
@@ -162,7 +168,7 @@ def trace(
         shape = next(remaining)
         symbols = tuple(record.bindings.new_symbol(size) for size in shape)
         entry = Entry("argument", (), {}, symbols, argument.dtype)
-        entry.trace, entry.name = record, argument.path
+        entry.trace, entry.name, entry.device = record, argument.path, argument.device
         tensor = wrap(entry)
         tensor._weak = argument.weak
         entries.append(entry)
@@ -182,12 +188,15 @@ def trace(
             written = _written(record)
             kept, consumed, cleared = _gradients(record, keep_grads)
             gradients = [_entry_of(tensor._grad, record) for tensor in kept if isinstance(tensor._grad, Tensor)]
+            outside = [*record.captured, *[old for _, old, _ in written]]
+            device = placement.joined(record.function, [*entries, *outside, *record.recorded])
     finally:
         tape.local.trace = None
         record.put_back()
     _name_sizes(record.bindings, entries)
     roots = [*outputs, *[new for _, _, new in written], *gradients]
-    many = as_table and len(record.recorded) >= config.traced_numbers
+    on_host = (device or placement.get_default_device()) == CPU
+    many = as_table and on_host and len(record.recorded) >= config.traced_numbers
     made = _table(record, entries, roots, written, len(outputs)) if many else None
     table = made[0] if made is not None else None
     graph, captured = made[1:] if made is not None else _graph(record, entries, roots, written, len(outputs))
@@ -207,6 +216,7 @@ def trace(
         cleared=tuple(cleared),
         expected=tuple(record.expected.values()),
         pins=tuple(record.bindings.pins),
+        device=device,
     )
 
 

@@ -320,7 +320,7 @@ def test_results_are_tensors_like_any_other() -> None:
     assert short_calls(double) >= 2
     made, other = results[-1], tg.Tensor(ones(1) * 6)
     for name in type(made._entry).__slots__:
-        if name not in ("__weakref__", "value", "shape"):
+        if name not in ("__weakref__", "device", "value", "shape"):
             assert getattr(made._entry, name) == getattr(other._entry, name), name
     assert (made.shape, made.dtype, made.requires_grad, made.grad, made._weak) == ((1,), np.float32, False, None, False)
     assert (made + 1).tolist() == [7] and made.tolist() == [6]
