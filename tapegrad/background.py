@@ -88,4 +88,5 @@ def program_or_compilation(graph: Graph, name: str, device: str) -> Program | Co
 
 def compile_now(graph: Graph, name: str, device: str) -> Program:
     """The program of a graph."""
-    return compile_graph(graph, name=name, device=placement.machine(device))
+    program: Program = compile_graph(graph, name=name, device=placement.machine(device))
+    return program
