@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tapegrad.compiler.chunks import extent
+from tapegrad.compiler.cuda_launches import kernel_launches
 from tapegrad.compiler.cuda_source import step_parameters
-from tapegrad.compiler.cuda_steps import BLOCK, Step, iterations, kernel_steps
+from tapegrad.compiler.cuda_steps import BLOCK, Step, iterations
 from tapegrad.compiler.layout import BufferUse
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import Buffer, Kernel, Product, Role, Schedule
@@ -112,9 +113,9 @@ def cuda_layout(schedule: Schedule) -> CudaLayout:
     >>> x = b.input((sizes.symbol("n"),), np.dtype(np.float32), "x")
     >>> layout = cuda_layout(schedule(b.graph([b.emit("sum", x, axes=(0,))]), panels=False))
     >>> [step.step.kind for step in layout.steps], [layout.buffers[place].name for place in layout.arena]
-    (['elements', 'alone'], ['total_parts'])
+    (['sequence'], ['total_parts', 'total_cell'])
     """
-    placed = [(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)]
+    placed = [(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_launches(kernel)]
     touched: dict[Buffer, list[int]] = {buffer: [] for buffer in (*schedule.inputs, *schedule.outputs)}
     for position, (_, _, parameters) in enumerate(placed):
         for buffer in parameters.buffers:

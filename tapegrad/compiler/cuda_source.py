@@ -7,7 +7,7 @@ is a launch of its own, or the steps of a whole program stand in one persistent 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,20 @@ from tapegrad.compiler.cuda_forms import (
     UNARY,
     Form,
 )
-from tapegrad.compiler.cuda_steps import BLOCK, WARP, Partial, Step, kernel_steps, step_buffers, tile, written_buffers
+from tapegrad.compiler.cuda_launches import kernel_launches
+from tapegrad.compiler.cuda_steps import (
+    BLOCK,
+    WARP,
+    Partial,
+    Step,
+    step_buffers,
+    step_sizes,
+    tile,
+    written_buffers,
+)
 from tapegrad.compiler.independence import identity
 from tapegrad.compiler.index_maps import size_expression
-from tapegrad.compiler.layout import symbolic_sizes, walk
+from tapegrad.compiler.layout import walk
 from tapegrad.errors import GraphError
 from tapegrad.ir.dtypes import FLOAT32, SUFFIXES, is_half
 from tapegrad.ir.kernel import (
@@ -103,18 +113,15 @@ class Parameters:
         return [*self.buffers.values(), *self.sizes.values()]
 
 
-def step_parameters(step: Step) -> Parameters:
-    """The parameters of a step, by first use."""
+def step_parameters(step: Step, written: Set[Buffer] | None = None) -> Parameters:
+    """The parameters of a step, by first use; ``written`` are the buffers that its launch writes, if not the step."""
     taken: set[str] = set(OWN_NAMES)
     buffers = {buffer: c_name(buffer.name, taken) for buffer in step_buffers(step)}
     names: dict[Size, str] = {}
-    further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
-    further += [buffer.size for buffer, _ in step.private]
-    for size in dict.fromkeys([*symbolic_sizes((*step.known, *step.loops, *step.body)), *further]):
-        if not isinstance(size, int):
-            known = is_symbol(size)
-            names[size] = c_name(known.name if known is not None else "size", taken)
-    return Parameters(buffers, names, frozenset(written_buffers(step)))
+    for size in step_sizes(step):
+        known = is_symbol(size)
+        names[size] = c_name(known.name if known is not None else "size", taken)
+    return Parameters(buffers, names, frozenset(written_buffers(step) if written is None else written))
 
 
 class Printer:
@@ -392,12 +399,24 @@ def _elements(printer: Printer, step: Step) -> list[str]:
     lines += printer.statements(_declarations(step), 2)
     head = _dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
     lines += [*_shifted(head, 2), *printer.statements(step.body, 3), INDENT * 2 + "}"]
-    for partial in step.partials:
-        name = printer.local(partial.register or "")
-        lines.append(f"{INDENT * 2}{name} = block_reduce<{OPERATIONS[partial.operation]}>({name}, shared);")
-        target = printer.parameters.buffers[partial.parts]
-        lines.append(f"{INDENT * 2}if (threadIdx.x == 0) {target}[part] = {name};")
+    lines.append(f"{INDENT * 2}__syncthreads();")
+    for number, partial in enumerate(step.partials):
+        name, operation = printer.local(partial.register or ""), OPERATIONS[partial.operation]
+        lines.append(f"{INDENT * 2}block_reduce<{operation}>(shared, {number}, {name});")
+    lines.append(f"{INDENT * 2}__syncthreads();")
+    for number, partial in enumerate(step.partials):
+        target, kind = _partial_result(printer, step, partial), SUFFIXES[partial.parts.dtype]
+        # Each warp finishes others.
+        thread = number * WARP % BLOCK
+        result = f"block_reduced<{OPERATIONS[partial.operation]}, {kind}>(shared, {number})"
+        lines.append(f"{INDENT * 2}if (threadIdx.x == {thread}) {target} = {result};")
     return [*lines, INDENT + "}"]
+
+
+def _partial_result(printer: Printer, step: Step, partial: Partial) -> str:
+    """Where the result of a part is kept."""
+    before = f"{partial.number} * {printer.index(size_expression(step.parts), TERM + 1)} + " if partial.number else ""
+    return f"{printer.parameters.buffers[partial.parts]}[{before}part]"
 
 
 def _declarations(step: Step) -> list[Statement]:
@@ -424,13 +443,13 @@ def _rows(printer: Printer, step: Step) -> list[str]:
                 lines += _shifted(_begin_line(printer, partial), 2)
     head = _dealt_out(printer, step, first, stride)
     lines += _shifted(head, depth)
-    lines += _row_body(printer, step, depth + 1)
+    lines += _row_body(printer, step.body, depth + 1)
     lines.append(INDENT * depth + "}")
     for partial in step.partials:
         if partial.register is not None:
-            name, target = printer.local(partial.register), printer.parameters.buffers[partial.parts]
+            name, target = printer.local(partial.register), _partial_result(printer, step, partial)
             lines.append(f"{INDENT * depth}{name} = warp_reduce<{OPERATIONS[partial.operation]}>({name});")
-            lines.append(f"{INDENT * depth}if (lane == 0) {target}[part] = {name};")
+            lines.append(f"{INDENT * depth}if (lane == 0) {target} = {name};")
     return [*lines, INDENT + "}"] if step.in_parts else lines
 
 
@@ -443,17 +462,17 @@ def _begin_line(printer: Printer, partial: Partial) -> list[str]:
     return [f"for (index k = lane; k < {size}; k += {WARP}) {target}[part * {size} + k] = {start};"]
 
 
-def _row_body(printer: Printer, step: Step, depth: int) -> list[str]:
+def _row_body(printer: Printer, body: Sequence[Statement], depth: int) -> list[str]:
     """A row: what is outside its loops by all lanes alike, its loops by each lane for its elements."""
     lines: list[str] = []
     indent = INDENT * depth
-    for statement in step.body:
+    for statement in body:
         if isinstance(statement, Loop):
             name = printer.define(statement.variable, INT64)
             stop = printer.index(statement.stop, COMPARISON + 1)
             lines.append(f"{indent}for (index {name} = lane; {name} < {stop}; {name} += {WARP}) {{")
             lines += [*printer.statements(statement.body, depth + 1), indent + "}"]
-            for register, operation in _row_registers(statement, step):
+            for register, operation in _row_registers(statement, body):
                 local = printer.local(register)
                 lines.append(f"{indent}{local} = warp_reduce<{OPERATIONS[operation]}>({local});")
             lines.append(indent + "__syncwarp();")
@@ -464,11 +483,24 @@ def _row_body(printer: Printer, step: Step, depth: int) -> list[str]:
     return lines
 
 
-def _row_registers(loop: Loop, step: Step) -> list[tuple[str, Operation]]:
+def _row_registers(loop: Loop, body: Sequence[Statement]) -> list[tuple[str, Operation]]:
     """The accumulators of a row that one of its loops completes."""
-    own = {statement.name for statement in step.body if isinstance(statement, Declare)}
+    own = {statement.name for statement in body if isinstance(statement, Declare)}
     found = {item.name: item.operation for item in walk((loop,)) if isinstance(item, Accumulate) and item.name in own}
     return list(found.items())
+
+
+def _combine(printer: Printer, step: Step) -> list[str]:
+    """The first block's warps take results in turn."""
+    lines = [
+        f"{INDENT}if (block != 0) return;",
+        f"{INDENT}const index lane = index(threadIdx.x) % {WARP}, warp = index(threadIdx.x) / {WARP};",
+    ]
+    starts = [place for place, statement in enumerate(step.body) if isinstance(statement, Declare)]
+    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(step.body)], strict=True)):
+        lines.append(f"{INDENT}if (warp == {number % (BLOCK // WARP)}) {{")
+        lines += [*_row_body(printer, step.body[start:end], 2), INDENT + "}"]
+    return lines
 
 
 def _alone(printer: Printer, step: Step) -> list[str]:
@@ -500,25 +532,47 @@ def _product(printer: Printer, step: Step) -> list[str]:
 #: How each kind of step prints.
 _KINDS: dict[str, Callable[[Printer, Step], list[str]]] = {
     "alone": _alone,
+    "combine": _combine,
     "elements": _elements,
     "rows": _rows,
     "product": _product,
 }
 
 
+def _signature(head: str, declared: Sequence[str]) -> list[str]:
+    return [head, *(f"    {text}," for text in declared[:-1]), f"    {declared[-1]}) {{"]
+
+
 def step_function(step: Step, parameters: Parameters, title: str) -> str:
     """A step as a device function over (block, blocks)."""
-    printer = Printer(step, parameters)
-    accumulators = _declarations(step)
-    known = [statement for statement in step.known if statement not in accumulators]
     declared = ["index block, index blocks", *(["void* shared"] if step.shared_bytes else []), "int* status"]
     declared += parameters.declarations()
     lines = [f"// {line}" for line in title.splitlines()]
-    lines += [f"__device__ __forceinline__ void {step.name}_step("]
-    lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
+    lines += _signature(f"__device__ __forceinline__ void {step.name}_step(", declared)
+    if step.steps:
+        own = [(inner, step_parameters(inner, parameters.written)) for inner in step.steps]
+        before = [step_function(inner, its, title) for inner, its in own]
+        return "\n".join([*before, *lines, *_sequence(own, parameters), "}", ""])
     # Nobody else reads what the one thread has not written yet.
     lines += [f"{INDENT}if (block != 0 || threadIdx.x != 0) return;"] if step.kind == "alone" else []
+    printer = Printer(step, parameters)
+    accumulators = _declarations(step)
+    known = [statement for statement in step.known if statement not in accumulators]
     return "\n".join([*lines, *printer.statements(known, 1), *_KINDS[step.kind](printer, step), "}", ""])
+
+
+def _sequence(steps: Sequence[tuple[Step, Parameters]], parameters: Parameters) -> list[str]:
+    """Calls of steps: of the first by all blocks, of the others by the last block that is done with it."""
+    lines: list[str] = []
+    for number, (step, own) in enumerate(steps):
+        arguments = [*(parameters.buffers[b] for b in own.buffers), *(parameters.sizes[size] for size in own.sizes)]
+        lines.append(step_call(step, *(("block", "blocks") if number == 0 else ("0", "1")), "status", arguments))
+        if number == len(steps) - 1:
+            break
+        lines.append("if (!last_block(blocks, status + 1)) return;" if number == 0 else "__syncthreads();")
+        if step.checks:
+            lines.append("if (__syncthreads_or(*status != 0)) return;")
+    return _shifted(lines, 1)
 
 
 def step_call(step: Step, block: str, blocks: str, status: str, arguments: Sequence[str]) -> str:
@@ -531,18 +585,30 @@ def step_source(step: Step, parameters: Parameters, title: str) -> str:
     """A step as a device function over (block, blocks), and as a kernel of its own."""
     declared = ["int* status", *parameters.declarations()]
     # Two blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
-    bounds = f"{BLOCK}, 2" if step.kind == "product" else f"{BLOCK}"
+    has_product = "product" in (step.kind, *(inner.kind for inner in step.steps))
+    bounds = f"{BLOCK}, 2" if has_product else f"{BLOCK}"
     lines = [step_function(step, parameters, title)]
-    lines += [f'extern "C" __global__ void __launch_bounds__({bounds}) {step.name}(']
-    lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
-    lines += [f"{INDENT}if (*status != 0) return;"]
+    lines += _signature(f'extern "C" __global__ void __launch_bounds__({bounds}) {step.name}(', declared)
+    # Where the step itself may set the status, no thread does so before all of its block have read it.
+    failed = "__syncthreads_or(*status != 0)" if step.checks else "*status != 0"
+    lines += [f"{INDENT}if ({failed}) return;"]
     lines += [f"{INDENT}DYNAMIC_SHARED(unsigned char, shared);"] if step.shared_bytes else []
     call = step_call(step, "index(blockIdx.x)", "index(gridDim.x)", "status", parameters.arguments())
     return "\n".join([*lines, INDENT + call, "}", ""])
 
 
-def cuda_source(kernels: Sequence[Kernel]) -> str:
+def cuda_source(
+    kernels: Sequence[Kernel], split: Callable[[Kernel], Sequence[Step]] = kernel_launches, index: str = "int"
+) -> str:
     """The steps of kernels as CUDA C, with all that they call.
+
+    Parameters
+    ----------
+    kernels : sequence of Kernel
+    split : callable
+        What makes the steps of a kernel that are launched: `kernel_launches` or `kernel_steps`.
+    index : {"int", "long long"}
+        The type of indices, of which `index_type` says which one sizes need.
 
     Examples
     --------
@@ -554,6 +620,6 @@ def cuda_source(kernels: Sequence[Kernel]) -> str:
     >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x[i]" in line])
         const f32 x1 = x[i];
     """
-    steps = [(kernel, step) for kernel in kernels for step in kernel_steps(kernel)]
+    steps = [(kernel, step) for kernel in kernels for step in split(kernel)]
     text = "\n".join(step_source(step, step_parameters(step), kernel.title) for kernel, step in steps)
-    return f"{prelude(text)}\n#define BLOCK {BLOCK}\n\n{text}"
+    return f"{prelude(text, index)}\n#define BLOCK {BLOCK}\n\n{text}"

@@ -4,6 +4,8 @@ A loop at the top of a kernel whose iterations are independent is dealt out: its
 each iteration has loops of its own, its rows over warps and the loops inside over the lanes of a warp. What iterations
 share becomes one partial result for each block or warp, and a step of its own combines those in order; so the bits of
 a sum depend on sizes alone. Products are dealt out in tiles. Everything else is done by one thread.
+
+`kernel_launches` joins steps: what is too little for a launch is done by the last block of the one before.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from typing import Literal
 import numpy as np
 
 from tapegrad.compiler.chunks import ceiling, extent, least
-from tapegrad.compiler.independence import Shared, shared_by_iterations
-from tapegrad.compiler.index_maps import multiply, size_expression
-from tapegrad.compiler.layout import buffers_of, walk
+from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
+from tapegrad.compiler.index_maps import add, multiply, size_expression
+from tapegrad.compiler.layout import buffers_of, symbolic_sizes, walk
 from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import (
@@ -28,6 +30,7 @@ from tapegrad.ir.kernel import (
     Apply,
     Assign,
     Buffer,
+    Check,
     Comment,
     Constant,
     Declare,
@@ -57,18 +60,20 @@ STATUS_WORDS = 2
 #: Blocks, and warps, that keep partial results.
 PARTIAL_BLOCKS, PARTIAL_WARPS = 128, 256
 
-Kind = Literal["alone", "elements", "rows", "product"]
+Kind = Literal["alone", "combine", "elements", "rows", "product", "sequence"]
 
 
 @dataclass(frozen=True)
 class Partial:
     """What the parts of a step keep of a result that they share: a register's value, or a line of a buffer.
 
-    ``parts`` has one element, or one line, for each part; the step that follows combines them.
+    ``parts`` has one element, or one line, for each part, and begins with those of ``number`` other registers; the step
+    that follows combines them.
     """
 
     operation: Operation
     parts: Buffer
+    number: int = 0
     register: str | None = None
     buffer: Buffer | None = None
 
@@ -81,7 +86,8 @@ class Step:
     ----------
     name : str
         Of its function.
-    kind : {"alone", "elements", "rows", "product"}
+    kind : {"alone", "combine", "elements", "rows", "product", "sequence"}
+        "combine" has a warp for each result that it combines, "sequence" further steps.
     known : tuple of Statement
         What every thread computes for itself first.
     loops : tuple of Loop
@@ -94,6 +100,8 @@ class Step:
     parts : Size
         Into how many parts iterations are dealt out where there are partial results or private scratch: blocks for
         elements, warps for rows. Sizes decide it, not the launch.
+    steps : tuple of Step
+        Those of a sequence: the first is dealt out over all blocks, and the last block that is done does the others.
     """
 
     name: str
@@ -104,6 +112,12 @@ class Step:
     partials: tuple[Partial, ...] = ()
     private: tuple[tuple[Buffer, Buffer], ...] = ()
     parts: Size = 0
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def checks(self) -> bool:
+        """Whether the step may end the program."""
+        return any(isinstance(item, Check) for item in walk(self.body)) or any(step.checks for step in self.steps)
 
     @property
     def in_parts(self) -> bool:
@@ -113,18 +127,22 @@ class Step:
     @property
     def shared_bytes(self) -> int:
         """Bytes of shared memory that a block needs."""
+        if self.kind == "sequence":
+            return max(step.shared_bytes for step in self.steps)
         if self.kind == "product":
             (product,) = self.body
             assert isinstance(product, Product)
             return 2 * TERMS * (tile(product) + 1) * product.out.buffer.dtype.itemsize
         if self.kind == "elements":
-            return WARP * max((partial.parts.dtype.itemsize for partial in self.partials), default=0)
+            return BLOCK // WARP * 8 * len(self.partials)
         return 0
 
     def blocks(self, symbols: Mapping[Symbol, int]) -> int:
         """How many blocks a launch of the step has at these sizes."""
+        if self.kind == "sequence":
+            return self.steps[0].blocks(symbols)
         per_block = BLOCK // WARP if self.kind == "rows" else 1 if self.in_parts else BLOCK
-        if self.kind == "alone":
+        if self.kind in ("alone", "combine"):
             return 1
         if self.in_parts:
             count = sizes.evaluate(self.parts, symbols)
@@ -188,10 +206,12 @@ class _Kernel:
 
     def _without_idle_stores(self, step: Step) -> Step:
         """The step without stores of what no later step loads."""
-        idle = self._cells - {
-            buffer for other in self._steps for s in (*other.known, *other.body) for buffer in _loaded(s)
-        }
-        body = tuple(s for s in step.body if not (isinstance(s, Store) and s.buffer in idle))
+        loaded = {(x.buffer, x.index) for s in self._steps for x in walk((*s.known, *s.body)) if isinstance(x, Load)}
+        body = tuple(
+            s
+            for s in step.body
+            if not (isinstance(s, Store) and s.buffer in self._cells and (s.buffer, s.index) not in loaded)
+        )
         return replace(step, body=body)
 
     def _stays_known(self, let: Let) -> bool:
@@ -213,14 +233,19 @@ class _Kernel:
         self._known = [statement for statement in self._known if statement not in declared]
         bound = [(s.name, s.value.dtype) for s in alone if isinstance(s, Let)]
         bound += [(s.name, s.initial.dtype) for s in (*declared, *alone) if isinstance(s, Declare)]
-        stores: list[Statement] = []
-        lets: list[Statement] = []
-        for name, dtype in bound:
-            cell = self._buffer(f"{name}_cell", dtype, 1)
-            self._cells.add(cell)
-            stores.append(Store(cell, Constant(0, INT64), Variable(name, dtype)))
-            lets.append(Let(name, Load(cell, Constant(0, INT64))))
-        return [*declared, *alone, *stores], lets
+        kept = self._kept([Variable(name, dtype) for name, dtype in bound])
+        stores = [Store(load.buffer, load.index, variable) for variable, load in kept]
+        return [*declared, *alone, *stores], [Let(variable.name, load) for variable, load in kept]
+
+    def _kept(self, variables: Sequence[Variable]) -> list[tuple[Variable, Load]]:
+        """Where values are kept for later steps: those of one dtype lie together."""
+        kept = []
+        for dtype in dict.fromkeys(variable.dtype for variable in variables):
+            own = [variable for variable in variables if variable.dtype == dtype]
+            cells = self._buffer(f"{own[0].name}_cell" if len(own) == 1 else "cells", dtype, len(own))
+            self._cells.add(cells)
+            kept += [(variable, Load(cells, Constant(place, INT64))) for place, variable in enumerate(own)]
+        return kept
 
     def _buffer(self, name: str, dtype: np.dtype, size: Size) -> Buffer:
         return Buffer(self._fresh(name), dtype, size, "scratch")
@@ -271,37 +296,60 @@ class _Kernel:
         partials = self._partials(shared, parts)
         private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in shared.private)
         self._add(kind, tuple(loops), body, partials, private, parts)
+        registers = [partial for partial in partials if partial.register is not None]
+        if registers:
+            self._combine_registers(registers, parts)
         for partial in partials:
-            self._combine(partial, parts)
+            if partial.buffer is not None:
+                self._combine_lines(partial, partial.buffer, parts)
         return True
 
     def _partials(self, shared: Shared, count: Size) -> tuple[Partial, ...]:
-        registers = [
-            Partial(operation, self._buffer(f"{name}_parts", dtype, count), register=name)
-            for name, dtype, operation in shared.registers
-        ]
+        registers: list[Partial] = []
+        for dtype in dict.fromkeys(dtype for _, dtype, _ in shared.registers):
+            own = [(name, operation) for name, its, operation in shared.registers if its == dtype]
+            kept = self._buffer(f"{own[0][0]}_parts" if len(own) == 1 else "parts", dtype, len(own) * count)
+            registers += [Partial(operation, kept, number, name) for number, (name, operation) in enumerate(own)]
         buffers = [
             Partial(operation, self._buffer(f"{buffer.name}_parts", buffer.dtype, count * buffer.size), buffer=buffer)
             for buffer, operation in shared.buffers
         ]
         return (*registers, *buffers)
 
-    def _combine(self, partial: Partial, parts: Size) -> None:
-        """A step that combines partial results in order."""
+    def _combine_registers(self, partials: Sequence[Partial], parts: Size) -> None:
+        """A step that combines the partial results of registers, a warp for each."""
+        part, count = Variable(self._fresh("part")), size_expression(parts)
+        body: list[Statement] = []
+        declares = {s.name: s for s in self._known if isinstance(s, Declare)}
+        known = [declares[partial.register or ""] for partial in partials]
+        self._known = [statement for statement in self._known if statement not in known]
+        kept = self._kept([Variable(declare.name, declare.initial.dtype) for declare in known])
+        cells = {variable.name: load for variable, load in kept}
+        for partial, declare in zip(partials, known, strict=True):
+            start = identity(partial.operation, declare.initial.dtype)
+            total = Variable(declare.name, start.dtype)
+            both = Apply(partial.operation, (declare.initial, total), start.dtype)
+            before = multiply(Constant(partial.number, INT64), count)
+            value = Load(partial.parts, add(before, part) if partial.number else part)
+            body += [
+                Declare(total.name, start),
+                Loop(part.name, count, (Accumulate(total.name, partial.operation, value),)),
+                Store(cells[total.name].buffer, cells[total.name].index, total if declare.initial == start else both),
+            ]
+        self._add("combine", (), tuple(body))
+        self._known += [Let(variable.name, load) for variable, load in kept]
+
+    def _combine_lines(self, partial: Partial, buffer: Buffer, parts: Size) -> None:
+        """A step that combines the lines of a buffer, a warp for each element."""
         part, count, operation = Variable(self._fresh("part")), size_expression(parts), partial.operation
-        if partial.register is not None:
-            declare = next(s for s in self._known if isinstance(s, Declare) and s.name == partial.register)
-            self._known.remove(declare)
-            total = Variable(partial.register, declare.initial.dtype)
-            add = Accumulate(total.name, operation, Load(partial.parts, part))
-            self._alone += [declare, Loop(part.name, count, (add,))]
-            self._finish_alone()
-            return
-        buffer, place = partial.buffer, Variable(self._fresh("place"))
-        assert buffer is not None
-        line = Apply("add", (multiply(part, size_expression(buffer.size)), place), INT64)
-        inner = Loop(part.name, count, (AccumulateInto(buffer, place, operation, Load(partial.parts, line)),))
-        self._add("elements", (Loop(place.name, size_expression(buffer.size), (inner,)),), (inner,))
+        place, total = Variable(self._fresh("place")), Variable(self._fresh("total"), buffer.dtype)
+        line = add(multiply(part, size_expression(buffer.size)), place)
+        body = (
+            Declare(total.name, identity(operation, buffer.dtype)),
+            Loop(part.name, count, (Accumulate(total.name, operation, Load(partial.parts, line)),)),
+            AccumulateInto(buffer, place, operation, total),
+        )
+        self._add("rows", (Loop(place.name, size_expression(buffer.size), body),), body)
 
 
 def kernel_steps(kernel: Kernel) -> tuple[Step, ...]:
@@ -378,6 +426,8 @@ def _needed(known: Sequence[Statement], users: Sequence[Statement], own: set[str
 
 def step_buffers(step: Step) -> tuple[Buffer, ...]:
     """The buffers that a step touches, by first use; what its parts have of their own stands for what they share."""
+    if step.steps:
+        return tuple(dict.fromkeys(buffer for inner in step.steps for buffer in step_buffers(inner)))
     found = dict.fromkeys(buffers_of((*step.known, *step.loops, *step.body)))
     replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
     own = [partial.parts for partial in step.partials] + [parts for _, parts in step.private]
@@ -386,5 +436,18 @@ def step_buffers(step: Step) -> tuple[Buffer, ...]:
 
 def written_buffers(step: Step) -> set[Buffer]:
     """The buffers that a step writes."""
+    if step.steps:
+        return set().union(*map(written_buffers, step.steps))
     own = {partial.parts for partial in step.partials} | {parts for _, parts in step.private}
-    return _written((*step.loops, *step.body)) | own
+    replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
+    return (_written((*step.loops, *step.body)) - replaced) | own
+
+
+def step_sizes(step: Step) -> list[Size]:
+    """The sizes that a step needs and that are known only when it is launched."""
+    if step.steps:
+        return list(dict.fromkeys(size for inner in step.steps for size in step_sizes(inner)))
+    further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
+    further += [buffer.size for buffer, _ in step.private]
+    found = [*symbolic_sizes((*step.known, *step.loops, *step.body)), *further]
+    return [size for size in dict.fromkeys(found) if not isinstance(size, int)]

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from tapegrad.compiler.cuda_launches import kernel_launches
 from tapegrad.compiler.cuda_source import cuda_source
 from tapegrad.compiler.fuse import schedule
 from tapegrad.compiler.simplify import simplify
@@ -25,6 +26,10 @@ WORKLOADS = {
     "adam": Workload("adam", (30, 40, 12, 10), "relu", "cross_entropy", 40, 1e-3, optimizer="adam", steps=3),
     "momentum": Workload("momentum", (10, 70, 1), "relu", "mse", 65, 0.01, momentum=0.9, steps=3),
 }
+
+
+#: How often a step meets the launcher.
+LAUNCHES = {"xor": 2, "digits": 9, "adam": 14, "momentum": 6}
 
 
 @cache
@@ -61,6 +66,11 @@ class TestTraining:
             assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         for simulated, expected in zip(*states, strict=True):
             np.testing.assert_allclose(simulated, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_step_is_few_launches(name: str) -> None:
+    assert sum(len(kernel_launches(kernel)) for kernel in training(name)[1].kernels) == LAUNCHES[name]
 
 
 @pytest.mark.nvrtc

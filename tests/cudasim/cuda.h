@@ -67,6 +67,7 @@ void cudasim_grid_barrier(int line);
 unsigned long cudasim_shuffle(unsigned mask, unsigned long value, int mode, int argument, int width, int line);
 unsigned cudasim_vote(unsigned mask, int predicate, int line);
 void cudasim_atomic(const void* address, int size);
+void cudasim_fence();
 long long cudasim_clock();
 }
 #define threadIdx cudasim_thread()
@@ -80,7 +81,7 @@ long long cudasim_clock();
 #define __syncthreads_count(p) cudasim_block_vote(p, 2, __LINE__)
 #define __syncwarp(...) cudasim_warp_barrier(cudasim_mask(__VA_ARGS__), __LINE__)
 #define GRID_BARRIER(words) ((void)(words), cudasim_grid_barrier(__LINE__))
-#define __threadfence() ((void)0)
+#define __threadfence() cudasim_fence()
 #define __threadfence_block() ((void)0)
 #define clock64() cudasim_clock()
 inline unsigned cudasim_mask(unsigned mask = 0xffffffffu) { return mask; }

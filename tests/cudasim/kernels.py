@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tapegrad.compiler.cuda_launches import index_type, kernel_launches
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters
-from tapegrad.compiler.cuda_steps import BLOCK, STATUS_WORDS, kernel_steps
+from tapegrad.compiler.cuda_steps import BLOCK, STATUS_WORDS, Step
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Buffer, Kernel, Schedule
 
 from .simulator import Order, compile_module
+
+#: What makes the steps of a kernel that are launched: `kernel_launches`, or `kernel_steps`.
+Split = Callable[[Kernel], Sequence[Step]]
 
 
 def run_kernels(
@@ -22,12 +26,16 @@ def run_kernels(
     *,
     order: Order = "ascending",
     checked: bool = True,
+    split: Split = kernel_launches,
+    index: str | None = None,
 ) -> int:
-    """Run kernels on buffers, step after step; buffers that are missing are made; returns the status."""
+    """Run kernels on buffers, launch after launch; buffers that are missing are made; returns the status."""
     status = np.zeros(STATUS_WORDS, np.int32)
-    module = compile_module(cuda_source(kernels), checked)
+    index = index or index_type(kernels, symbols)
+    integer = np.int32 if index == "int" else np.int64
+    module = compile_module(cuda_source(kernels, split, index), checked)
     for kernel in kernels:
-        for step in kernel_steps(kernel):
+        for step in split(kernel):
             parameters = step_parameters(step)
             for buffer in parameters.buffers:
                 if buffer not in memory:
@@ -35,10 +43,11 @@ def run_kernels(
             arguments = [
                 status,
                 *(memory[buffer] for buffer in parameters.buffers),
-                *(np.int32(sizes.evaluate(size, symbols)) for size in parameters.sizes),
+                *(integer(sizes.evaluate(size, symbols)) for size in parameters.sizes),
             ]
             grid = (step.blocks(symbols),)
             module[step.name](grid, (BLOCK,), arguments, shared_bytes=step.shared_bytes, order=order)
+            assert status[1] == 0
     return int(status[0])
 
 
@@ -54,13 +63,19 @@ def run_kernel(
 
 
 def run_schedule(
-    schedule: Schedule, arrays: Sequence[np.ndarray], *, order: Order = "ascending", checked: bool = True
+    schedule: Schedule,
+    arrays: Sequence[np.ndarray],
+    *,
+    order: Order = "ascending",
+    checked: bool = True,
+    split: Split = kernel_launches,
+    index: str | None = None,
 ) -> tuple[list[np.ndarray], int]:
     """The outputs of a whole schedule, and its status."""
     symbols = schedule.graph.bind([array.shape for array in arrays])
     assert symbols is not None
     memory = {b: np.array(a, dtype=b.dtype).reshape(-1) for b, a in zip(schedule.inputs, arrays, strict=True)}
-    status = run_kernels(schedule.kernels, memory, symbols, order=order, checked=checked)
+    status = run_kernels(schedule.kernels, memory, symbols, order=order, checked=checked, split=split, index=index)
     return _shaped(schedule.outputs, schedule.graph, memory, symbols), status
 
 

@@ -50,9 +50,28 @@ std::vector<std::vector<std::vector<Cell>>> kept_cells;
 std::vector<std::vector<std::vector<uint8_t>>> kept_initialised;
 std::vector<std::vector<int>> kept_cell_bytes;
 
+// What a block has let the others know, by a fence and then an atomic operation of one of its threads, and what it has
+// come to know of them, by an atomic operation on the same word and then a fence.
+struct Message {
+  const void* address = nullptr;
+  uint64_t number = 0;  // of the atomic operation, from 1 on
+  uint32_t block_epoch = 0;
+  int thread = -1;
+};
+std::vector<Message> told, heard;
+uint64_t atomic_operations = 0;
+
+bool was_heard_of(const Access& access, const Fiber& now) {
+  const Message& theirs = told[access.thread / launch.threads];
+  const Message& ours = heard[now.number / launch.threads];
+  if (!theirs.number || theirs.address != ours.address || theirs.number >= ours.number) return false;
+  const bool told_after = access.thread == theirs.thread || access.block_epoch < theirs.block_epoch;
+  return told_after && (now.number == ours.thread || ours.block_epoch < launch.blocks[now.slot].epoch);
+}
+
 bool happened_before(const Access& access, const Fiber& now) {
   if (access.thread == now.number || access.grid_epoch != launch.grid_epoch) return true;
-  if (access.thread / launch.threads != now.number / launch.threads) return false;
+  if (access.thread / launch.threads != now.number / launch.threads) return was_heard_of(access, now);
   const Block& block = launch.blocks[now.slot];
   if (access.block_epoch != block.epoch) return true;
   const bool same_warp = access.thread % launch.threads / 32 == now.warp;
@@ -133,6 +152,7 @@ void check(void* place, int bytes, bool writes) {
   }
   if (bytes < region->cell_bytes && region->own_initialised.size()) split_cells(region);
   const bool atomic = atomic_address == place;
+  if (!atomic) fiber->fenced = false;
   const Block& block = launch.blocks[fiber->slot];
   const Access now{fiber->number, block.epoch, block.warp[fiber->warp].epoch, launch.grid_epoch};
   Cell* cell = &region->cells[(address - region->begin) / region->cell_bytes];
@@ -229,6 +249,11 @@ void forget_shared() {
   shared_begin = ~size_t(0);
 }
 
+void forget_fences(unsigned blocks) {
+  told.assign(blocks, {});
+  heard.assign(blocks, {});
+}
+
 }  // namespace cudasim
 
 using namespace cudasim;
@@ -248,6 +273,19 @@ void cudasim_atomic(const void* address, int bytes) {
   check(const_cast<void*>(address), bytes, false);
   check(const_cast<void*>(address), bytes, true);
   atomic_address = nullptr;
+  Fiber* fiber = current;
+  fiber->atomic_address = address;
+  fiber->atomic_number = ++atomic_operations;
+  const uint32_t epoch = launch.blocks[fiber->slot].epoch;
+  if (fiber->fenced) told[fiber->number / launch.threads] = {address, fiber->atomic_number, epoch, fiber->number};
+}
+
+void cudasim_fence() {
+  Fiber* fiber = current;
+  fiber->fenced = true;
+  if (!fiber->atomic_number) return;
+  const uint32_t epoch = launch.blocks[fiber->slot].epoch;
+  heard[fiber->number / launch.threads] = {fiber->atomic_address, fiber->atomic_number, epoch, fiber->number};
 }
 
 // Callbacks of -fsanitize=thread.

@@ -465,6 +465,7 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
     stacks = static_cast<char*>(malloc(stack_bytes * stack_count));
   }
   dynamic_memory = static_cast<char*>(aligned_alloc(128, (dynamic_bytes + 255) / 128 * 128));
+  forget_fences(unsigned(blocks));
   if (launch.checked) watch_shared(variables, variable_bytes, dynamic_memory, dynamic_bytes, launch.resident);
   constexpr int poison = 0xff;  // NaN as a float, -1 as an integer
   if (cooperative) {

@@ -25,6 +25,9 @@ struct Fiber {
   unsigned mask = 0;
   uint64_t value = 0;
   int source = 0;
+  bool fenced = false;               // since its last access, a fence has made what it knows known to the device
+  const void* atomic_address = nullptr;  // of its last atomic operation, and which one that was of the launch
+  uint64_t atomic_number = 0;
 };
 
 // Epochs count barriers: two accesses by different threads are ordered if a barrier of both lies between them.
@@ -65,6 +68,7 @@ void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint6
 void forget_shared();
 void fresh_shared();
 void switch_shared(int from, int to);
+void forget_fences(unsigned blocks);
 
 }  // namespace cudasim
 #pragma GCC visibility pop

@@ -1,7 +1,7 @@
 #define BLOCK 256
 
 // sum
-__device__ __forceinline__ void k0_sum_0_step(
+__device__ __forceinline__ void k0_sum_0_part_step(
     index block, index blocks,
     void* shared,
     int* status,
@@ -14,61 +14,73 @@ __device__ __forceinline__ void k0_sum_0_step(
     for (index i = part * BLOCK + index(threadIdx.x); i < size; i += size_2 * BLOCK) {
       total = Add::of(total, x[i]);
     }
-    total = block_reduce<Add>(total, shared);
-    if (threadIdx.x == 0) total_parts[part] = total;
+    __syncthreads();
+    block_reduce<Add>(shared, 0, total);
+    __syncthreads();
+    if (threadIdx.x == 0) total_parts[part] = block_reduced<Add, f32>(shared, 0);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) k0_sum_0(
+// sum
+__device__ __forceinline__ void k0_sum_1_part_step(
+    index block, index blocks,
     int* status,
-    const f32* __restrict__ x,
     f32* __restrict__ total_parts,
-    index size,
-    index size_2) {
-  if (*status != 0) return;
-  DYNAMIC_SHARED(unsigned char, shared);
-  k0_sum_0_step(index(blockIdx.x), index(gridDim.x), shared, status, x, total_parts, size, size_2);
-}
-
-// sum
-__device__ __forceinline__ void k0_sum_1_step(
-    index block, index blocks,
-    int* status,
-    const f32* __restrict__ total_parts,
     f32* __restrict__ total_cell,
     index size) {
-  if (block != 0 || threadIdx.x != 0) return;
-  f32 total = 0.0f;
-  for (index part_2 = 0; part_2 < size; ++part_2) {
-    total = Add::of(total, total_parts[part_2]);
+  if (block != 0) return;
+  const index lane = index(threadIdx.x) % 32, warp = index(threadIdx.x) / 32;
+  if (warp == 0) {
+    f32 total = 0.0f;
+    for (index part_2 = lane; part_2 < size; part_2 += 32) {
+      total = Add::of(total, total_parts[part_2]);
+    }
+    total = warp_reduce<Add>(total);
+    __syncwarp();
+    if (lane == 0) {
+      total_cell[0] = total;
+    }
   }
-  total_cell[0] = total;
-}
-
-extern "C" __global__ void __launch_bounds__(256) k0_sum_1(
-    int* status,
-    const f32* __restrict__ total_parts,
-    f32* __restrict__ total_cell,
-    index size) {
-  if (*status != 0) return;
-  k0_sum_1_step(index(blockIdx.x), index(gridDim.x), status, total_parts, total_cell, size);
 }
 
 // sum
-__device__ __forceinline__ void k0_sum_2_step(
+__device__ __forceinline__ void k0_sum_2_part_step(
     index block, index blocks,
     int* status,
-    const f32* __restrict__ total_cell,
+    f32* __restrict__ total_cell,
     f32* __restrict__ output0) {
   if (block != 0 || threadIdx.x != 0) return;
   const f32 total = total_cell[0];
   output0[0] = total;
 }
 
-extern "C" __global__ void __launch_bounds__(256) k0_sum_2(
+// sum
+__device__ __forceinline__ void k0_sum_0_step(
+    index block, index blocks,
+    void* shared,
     int* status,
-    const f32* __restrict__ total_cell,
-    f32* __restrict__ output0) {
+    const f32* __restrict__ x,
+    f32* __restrict__ total_parts,
+    f32* __restrict__ total_cell,
+    f32* __restrict__ output0,
+    index size,
+    index size_2) {
+  k0_sum_0_part_step(block, blocks, shared, status, x, total_parts, size, size_2);
+  if (!last_block(blocks, status + 1)) return;
+  k0_sum_1_part_step(0, 1, status, total_parts, total_cell, size_2);
+  __syncthreads();
+  k0_sum_2_part_step(0, 1, status, total_cell, output0);
+}
+
+extern "C" __global__ void __launch_bounds__(256) k0_sum_0(
+    int* status,
+    const f32* __restrict__ x,
+    f32* __restrict__ total_parts,
+    f32* __restrict__ total_cell,
+    f32* __restrict__ output0,
+    index size,
+    index size_2) {
   if (*status != 0) return;
-  k0_sum_2_step(index(blockIdx.x), index(gridDim.x), status, total_cell, output0);
+  DYNAMIC_SHARED(unsigned char, shared);
+  k0_sum_0_step(index(blockIdx.x), index(gridDim.x), shared, status, x, total_parts, total_cell, output0, size, size_2);
 }
