@@ -42,13 +42,13 @@ class Function:
 
     def __init__(self, kernel: Kernel, shared_bytes: int) -> None:
         self._kernel = kernel
-        self.shared_bytes = shared_bytes
-        self.allowed_bytes = (48 << 10) - shared_bytes
+        self._shared_bytes = shared_bytes
+        self._allowed_bytes = (48 << 10) - shared_bytes
         self.ptr = len(_functions) + 1
         _functions.append(self)
 
     @property
-    def threads(self) -> int:
+    def _threads(self) -> int:
         """The largest block."""
         bound = self._kernel.bound or 1024
         return min(bound, _REGISTERS // settings.registers // 32 * 32)
@@ -63,7 +63,7 @@ class Function:
         enable_cooperative_groups: bool = False,
     ) -> None:
         call(captured=True)
-        if shared_mem > self.allowed_bytes:
+        if shared_mem > self._allowed_bytes:
             raise CUDADriverError(1, "CUDA_ERROR_INVALID_VALUE: invalid argument")
         if np.prod(block) > _REGISTERS // settings.registers:
             raise CUDADriverError(701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch")
@@ -94,7 +94,7 @@ def occupancy(func: int, blockSize: int, dynamicSMemSize: int) -> int:
     """How many blocks a multiprocessor holds."""
     call(captured=True)
     function = _functions[func - 1]
-    shared = function.shared_bytes + dynamicSMemSize + _RESERVED_SHARED_BYTES
+    shared = function._shared_bytes + dynamicSMemSize + _RESERVED_SHARED_BYTES
     registers = settings.registers * -(-blockSize // 32) * 32
     available = settings.shared_bytes + _RESERVED_SHARED_BYTES
     return min(_THREADS // blockSize, available // shared, _REGISTERS // registers, _BLOCKS)
@@ -112,20 +112,20 @@ class RawKernel:
         self.kernel(grid, block, args, enable_cooperative_groups=self.enable_cooperative_groups, **kwargs)
 
     num_regs = property(lambda self: settings.registers)
-    max_threads_per_block = property(lambda self: self.kernel.threads)
-    shared_size_bytes = property(lambda self: self.kernel.shared_bytes)
+    max_threads_per_block = property(lambda self: self.kernel._threads)
+    shared_size_bytes = property(lambda self: self.kernel._shared_bytes)
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
         """Dynamic shared memory that a launch may ask for."""
-        return self.kernel.allowed_bytes
+        return self.kernel._allowed_bytes
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, count: int) -> None:
         call(captured=True)
-        if count + self.kernel.shared_bytes > settings.shared_bytes:
+        if count + self.kernel._shared_bytes > settings.shared_bytes:
             raise CUDADriverError(1, "CUDA_ERROR_INVALID_VALUE: invalid argument")
-        self.kernel.allowed_bytes = count
+        self.kernel._allowed_bytes = count
 
 
 class RawModule:
