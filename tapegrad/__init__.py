@@ -20,6 +20,7 @@ require_mapped_packages(__name__, __path__)
 
 from tapegrad import errors, execution, functions, indexing, random  # noqa: E402
 from tapegrad.config import default_dtype, default_dtype_scope  # noqa: E402
+from tapegrad.debugging import debug_nans  # noqa: E402
 from tapegrad.dims import Dim  # noqa: E402
 from tapegrad.functions import *  # noqa: E402, F403
 from tapegrad.interop import asarray, from_dlpack  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "Tensor",
     "asarray",
     "cuda_available",
+    "debug_nans",
     "default_device",
     "default_dtype",
     "default_dtype_scope",

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tapegrad import placement
+from tapegrad import config, placement
 from tapegrad.compiler.program import Program, compile_graph, find_program
 from tapegrad.ir.graph import Graph
 from tapegrad.runtime.devices import CPU
 from tapegrad.runtime.interpreter import prepare
+from tapegrad.runtime.nans import require_none
 
 
 class Compilation:
@@ -58,7 +59,10 @@ class Compilation:
 
     def interpret(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What the program would give; inputs that it overwrites are overwritten."""
-        outputs = self._interpreted.run(placement.on_hosts(inputs))
+        given = placement.on_hosts(inputs)
+        outputs = self._interpreted.run(given)
+        if config.debug_nans:
+            require_none(self._interpreted.graph, given, outputs)
         written = dict(self._graph.writes)
         for number, output in enumerate(outputs):
             if number in written:

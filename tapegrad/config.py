@@ -6,6 +6,7 @@ name                      meaning                                             de
 ``$TAPEGRAD_CACHE``       folder of compiled programs and downloaded data     ``$XDG_CACHE_HOME/tapegrad``
 ``$TAPEGRAD_DATA``        folder in which data sets are looked for first      none
 ``$TAPEGRAD_NUM_THREADS`` threads of a program                                the processors at hand
+``$TAPEGRAD_DEBUG_NANS``  ``1``: the operation that makes a NaN is named      off
 ``interpreted_runs``      times a tape is interpreted before it is compiled   10
 ``pending_nodes``         entries after which a tape runs by itself           10,000
 ``recorded_numbers``      entries of a tape of numbers that goes to the       256
@@ -43,6 +44,9 @@ recorded_numbers: int = 256
 
 #: Entries of a traced function of numbers from which on LLVM takes longer than anybody waits; what it makes is faster.
 traced_numbers: int = 500
+
+#: Whether results are looked at for NaN; set by `tapegrad.debug_nans`.
+debug_nans: bool = os.environ.get("TAPEGRAD_DEBUG_NANS", "") == "1"
 
 _scope = threading.local()
 

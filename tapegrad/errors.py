@@ -142,6 +142,10 @@ class ValueCheckError(TapegradError, ValueError):
     """A value that the operation cannot take, such as a NaN label; nothing was written."""
 
 
+class NanError(TapegradError, FloatingPointError):
+    """An operation made a NaN while `tapegrad.debug_nans` was on; nothing that outlives the run was changed."""
+
+
 class TracingError(TapegradError, RuntimeError):
     """Code inside ``@jit`` asked for something that is only known when the program runs."""
 

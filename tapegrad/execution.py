@@ -25,6 +25,7 @@ from tapegrad.ir.graph import Builder, Graph
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.devices import CPU
 from tapegrad.runtime.interpreter import Interpreted, prepare
+from tapegrad.runtime.nans import require_none
 from tapegrad.tape import Entry, Run
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ class KnownTape:
                         self.program = compile_graph(self.graph, name="tape", device=placement.machine(self.device))
             if self.program is not None:
                 return self.program.run(values)
-        if self.device == CPU:
-            return self.interpreted.run(values)
-        results = self.interpreted.run(placement.on_hosts(values))
-        return [placement.moved(result, self.device) for result in results]
+        given = values if self.device == CPU else placement.on_hosts(values)
+        results = self.interpreted.run(given)
+        if config.debug_nans:
+            require_none(self.graph, given, results)
+        return results if self.device == CPU else [placement.moved(result, self.device) for result in results]
 
 
 _known: dict[tuple[object, ...], KnownTape] = {}
@@ -82,7 +84,8 @@ def _lookup(recording: Recording, roots: Sequence[Entry], writes: Sequence[tuple
     key = (device, structure_key(recording, roots), *writes)
     with _lock:
         known = _known.get(key)
-        if known is not None:
+        # A graph remembers the lines that recorded it first; who looks for a NaN wants those of this time.
+        if known is not None and not config.debug_nans:
             return known
     builder = Builder()
     nodes = expand(recording, builder, {})
@@ -156,7 +159,7 @@ def _plan(run: Run, numbers: Sequence[int], positions: dict[Entry, int], device:
     known: KnownTape | KnownNumbers | None = None
     # The scalar-tape machine runs on the host, where cells of a GPU do not lie.
     short = len(recording.entries) < config.recorded_numbers or (device != CPU and update is not None)
-    if not short and not tape.local.interpreted:
+    if not (short or tape.local.interpreted or config.debug_nans):
         from tapegrad import scalar_tape
 
         known = scalar_tape.recognise(recording, roots)
@@ -186,7 +189,7 @@ def realize(run: Run) -> None:
         if default != CPU:
             wanted += (default,)
     plans: tuple[Plan, ...] | None = path.plans.get(wanted) if path is not None and path.plans is not None else None
-    if plans is None:
+    if plans is None or config.debug_nans:
         plans = _plans(run, positions, default)
         if path is not None and all([plan.known.lasting for plan in plans]):
             path.plans = {**(path.plans or {}), wanted: plans}

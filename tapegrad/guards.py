@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tapegrad import structure
+from tapegrad import config, structure
 from tapegrad.captures import Devices
 from tapegrad.tensor import Tensor
 
@@ -67,7 +67,9 @@ class Structure:
             return True
         if self._now() != self.fingerprint:
             return False
-        self.epoch = now
+        # While results are looked at for NaN, no call may take the short way.
+        if not config.debug_nans:
+            self.epoch = now
         return True
 
     def explain(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from tapegrad import placement, pytree, sequences, tape
+from tapegrad import config, placement, pytree, sequences, tape
 from tapegrad.captures import Devices
 from tapegrad.errors import OptionError
 from tapegrad.guards import collect_guards
@@ -326,7 +326,8 @@ class Jitted:
         ]
         if reason is None and self._specializations:
             reason = self._explain_key(named)
-        traced = _trace(self._function, named, shapes, structure, self._keep_grads, as_table=True)
+        as_table = not config.debug_nans
+        traced = _trace(self._function, named, shapes, structure, self._keep_grads, as_table=as_table)
         static = [argument.value for argument in named if argument.kind == "static"]
         guards, owners = collect_guards(self._function, static, Devices(traced.captured, traced.device is None))
         device = traced.device or placement.get_default_device()

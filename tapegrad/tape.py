@@ -302,7 +302,7 @@ def _learn(what: tuple[Any, ...], enabled: bool, inputs: tuple[Entry, ...], para
     """What a step to a primitive gives."""
     shape, dtype, requires_grad = _result(what, enabled, inputs, params)
     # Around this are `advance`, `record` and what called it.
-    mark = None if what[0] == "checked" else user_mark(4)
+    mark = None if what[0] == "checked" or config.debug_nans else user_mark(4)
     return Path(what[0], params, shape, dtype, requires_grad, mark, device=placement.joined(what[0], inputs))
 
 

@@ -177,7 +177,7 @@ def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> 
     order: tuple[int, ...] | None = tuple([operands.index(entry) for entry in entries])
     if order == tuple(range(len(operands))):
         order = None
-    mark = None if template.checks else user_mark()
+    mark = None if template.checks or config.debug_nans else user_mark()
     if len(template.recording.entries) == len(entries) + 1 and output.inputs == tuple(template.recording.leaves):
         # One primitive, which is nothing to expand.
         primitive, params = output.primitive, output.params
@@ -247,7 +247,7 @@ def _record_update(update: Update, given: Sequence[Tensor]) -> Entry:
     inputs = tuple([tensor._entry for tensor in tensors])
 
     def learn() -> Path:
-        mark = None if template.checks else user_mark()
+        mark = None if template.checks or config.debug_nans else user_mark()
         device = placement.joined("step", inputs)
         return Path("update", {"template": template}, (), np.dtype(np.float32), False, mark, device=device)
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapegrad import config
 from tapegrad.compiler.cuda_frame import CudaFrame
 from tapegrad.compiler.cuda_layout import ALIGNMENT, CudaLayout, Launch, cuda_layout
 from tapegrad.compiler.cuda_scan import Pattern, scan_source
@@ -22,6 +23,7 @@ from tapegrad.ir.sizes import Symbol
 from tapegrad.runtime import devices
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.failures import check_error, check_locations
+from tapegrad.runtime.nans import one_by_one, watched
 
 if TYPE_CHECKING:
     from tapegrad.runtime.gpu import CudaDevice, LoadedModule
@@ -154,6 +156,8 @@ class CudaProgram:
     def run_in(self, frame: CudaFrame, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> list[Any]:
         """Run once in a frame that the caller has; see `run`."""
         self._require_inputs(inputs)
+        if config.debug_nans:
+            return watched(self.graph, lambda: self.schedule.graph, inputs, lambda: frame.run(inputs, outputs))
         return frame.run(inputs, outputs)
 
     def scan(
@@ -192,8 +196,10 @@ class CudaProgram:
         BoundsError, ValueCheckError
             Where a check of a step fails; the steps before it have updated the inputs.
         """
-        frame = self.take_frame()
         self._require_inputs(inputs)
+        if config.debug_nans:
+            return one_by_one(self.graph, self.run, inputs, scanned, steps, gathered, rows, between)
+        frame = self.take_frame()
         results = frame.scan(inputs, frozenset(scanned), steps, frozenset(gathered), rows, between)
         self.give_frame(frame)
         return results

@@ -191,6 +191,12 @@ class Frame:
         """Write a word of the block that is neither an input nor an output."""
         self._block[word] = value
 
+    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
+        """Run the program once on these inputs; see `call`."""
+        for number, array in enumerate(inputs):
+            self.set_input(number, array)
+        return self.call(outputs)
+
     def call(self, outputs: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
         """Run the program once.
 

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from tapegrad import config
 from tapegrad.compiler.frame import Binding, Frame, at_the_door
 from tapegrad.compiler.layout import Layout, layout_from_json, make_layout
 from tapegrad.compiler.memory import Plan, arena_buffers, memory_table, plan_memory
@@ -33,6 +34,7 @@ from tapegrad.runtime.counters import counters
 from tapegrad.runtime.device import Device, LoadedCode
 from tapegrad.runtime.failures import check_error, check_locations
 from tapegrad.runtime.gpu import CudaDevice
+from tapegrad.runtime.nans import one_by_one, watched
 
 __all__ = ["Program", "ProgramKernel", "at_the_door", "compile_graph", "compile_kernel", "compile_schedule"]
 
@@ -148,9 +150,9 @@ class Program:
     ) -> list[np.ndarray]:
         """Run once in a frame that the caller has; see `run`."""
         self._require_inputs(inputs)
-        for number, array in enumerate(inputs):
-            frame.set_input(number, array)
-        return frame.call(outputs)
+        if config.debug_nans:
+            return watched(self.graph, lambda: self.schedule.graph, inputs, lambda: frame.run(inputs, outputs))
+        return frame.run(inputs, outputs)
 
     def scan(
         self,
@@ -188,8 +190,10 @@ class Program:
         BoundsError, ValueCheckError
             Where a check of a step fails; the steps before it have updated the inputs.
         """
-        frame = self.take_frame()
         self._require_inputs(inputs)
+        if config.debug_nans:
+            return one_by_one(self.graph, self.run, inputs, scanned, steps, gathered, rows, between)
+        frame = self.take_frame()
         results = frame.scan(inputs, frozenset(scanned), steps, frozenset(gathered), rows, between)
         self.give_frame(frame)
         return results

@@ -125,6 +125,14 @@ class Interpreted:
             results.append(array)
         return results
 
+    def every_value(self, inputs: Sequence[np.ndarray]) -> dict[Node, np.ndarray]:
+        """The value of every node for these inputs."""
+        values: dict[Node, np.ndarray] = dict(zip(self.graph.inputs, map(np.asarray, inputs), strict=True))
+        with np.errstate(all="ignore"):
+            for step, meaning in zip(self._steps, self._meanings_for(inputs), strict=True):
+                values[step.node] = np.asarray(meaning(*[values[source] for source in step.node.inputs]))
+        return values
+
 
 def _in_float32(node: Node, params: dict[str, Any]) -> Callable[..., Any]:
     """The meaning of a node on halves: its float32 result, rounded if the node is a half."""
@@ -160,6 +168,20 @@ def prepare(graph: Graph) -> Interpreted:
     [array([2., 4.], dtype=float32)]
     """
     return Interpreted(graph)
+
+
+def node_values(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[Node, np.ndarray]:
+    """The value of every node of a graph for these inputs; see `interpret`.
+
+    Examples
+    --------
+    >>> from tapegrad.ir.graph import Builder
+    >>> builder = Builder()
+    >>> x = builder.input((), np.dtype(np.float64))
+    >>> [float(value) for value in node_values(builder.graph([-(x + x)]), [np.array(1.0)]).values()]
+    [1.0, 2.0, -2.0]
+    """
+    return Interpreted(graph).every_value(inputs)
 
 
 def interpret(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
