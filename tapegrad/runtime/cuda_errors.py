@@ -126,4 +126,3 @@ def require_gpu(cupy: Any) -> None:
 
 def _text(version: int) -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
-
