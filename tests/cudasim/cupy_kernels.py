@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,25 +66,23 @@ class Function:
         call(captured=True)
         if shared_mem > self._allowed_bytes:
             raise CUDADriverError(1, "CUDA_ERROR_INVALID_VALUE: invalid argument")
-        if np.prod(block) > _REGISTERS // settings.registers:
+        if math.prod(block) > _REGISTERS // settings.registers:
             raise CUDADriverError(701, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch")
-        if enable_cooperative_groups and np.prod(grid) > settings.multiprocessors * occupancy(
-            self.ptr, int(np.prod(block)), shared_mem
+        if enable_cooperative_groups and math.prod(grid) > settings.multiprocessors * occupancy(
+            self.ptr, math.prod(block), shared_mem
         ):
             raise SimulatorError("CuPy would launch fewer blocks of this cooperative grid, and warn")
         arguments = [_argument(value) for value in args]
         spans = [(a.address, a.bytes) for a in arguments if isinstance(a, Span)]
 
-        def work() -> None:
-            self._kernel.launch(
-                grid,
-                block,
-                arguments,
-                shared_bytes=shared_mem,
-                cooperative=enable_cooperative_groups,
-                order=settings.order,
-            )
-
+        work = self._kernel.prepare(
+            grid,
+            block,
+            arguments,
+            shared_bytes=shared_mem,
+            cooperative=enable_cooperative_groups,
+            order=settings.order,
+        )
         submit(work, spans, stream)
 
 

@@ -206,6 +206,14 @@ void forget_from(size_t first) {
 
 }  // namespace
 
+void watch(const Watched* watched, int count) {
+  forget_from(0);
+  for (int k = 0; k < count; ++k) {
+    add(watched[k].begin, watched[k].bytes, watched[k].element_bytes, watched[k].element_bytes, watched[k].name,
+        watched[k].constant != 0, watched[k].initialised);
+  }
+}
+
 // What shared memory holds, its kernel alone knows: words, until something smaller is accessed.
 void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint64_t dynamic_bytes, int resident) {
   shared_begin = regions.size();
@@ -259,14 +267,6 @@ void forget_fences(unsigned blocks) {
 using namespace cudasim;
 
 extern "C" {
-
-void cudasim_forget_regions() {
-  forget_from(0);
-}
-
-void cudasim_watch(char* begin, uint64_t bytes, int element_bytes, const char* name, int constant, uint8_t* initialised) {
-  add(begin, bytes, element_bytes, element_bytes, name, constant != 0, initialised);
-}
 
 void cudasim_atomic(const void* address, int bytes) {
   atomic_address = address;

@@ -424,7 +424,7 @@ unsigned cudasim_vote(unsigned mask, int predicate, int line) {
 // Run a kernel; 0, or 1 with the reason in cudasim_message().
 int cudasim_launch(void (*function)(void**), void (*image)(char**), void** arguments, const unsigned* grid_size,
                    const unsigned* block_size, uint64_t dynamic_shared_bytes, int chosen_order, int is_cooperative,
-                   int is_checked, uint64_t seed) {
+                   int is_checked, uint64_t seed, const Watched* watched, int watched_count) {
   char* places[4];
   image(places);
   variables = places[0];
@@ -466,6 +466,7 @@ int cudasim_launch(void (*function)(void**), void (*image)(char**), void** argum
   }
   dynamic_memory = static_cast<char*>(aligned_alloc(128, (dynamic_bytes + 255) / 128 * 128));
   forget_fences(unsigned(blocks));
+  if (launch.checked) watch(watched, watched_count);
   if (launch.checked) watch_shared(variables, variable_bytes, dynamic_memory, dynamic_bytes, launch.resident);
   constexpr int poison = 0xff;  // NaN as a float, -1 as an integer
   if (cooperative) {

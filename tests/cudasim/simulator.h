@@ -6,6 +6,15 @@
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
 
+// Memory that a kernel is given.
+struct Watched {
+  char* begin;
+  uint64_t bytes;
+  int element_bytes, constant;
+  const char* name;
+  uint8_t* initialised;
+};
+
 #pragma GCC visibility push(hidden)
 namespace cudasim {
 
@@ -64,6 +73,7 @@ extern bool failed;
 [[noreturn]] void fail(const char* what);
 
 // The memory checker.
+void watch(const Watched* watched, int count);
 void watch_shared(char* variables, uint64_t variable_bytes, char* dynamic, uint64_t dynamic_bytes, int resident);
 void forget_shared();
 void fresh_shared();

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,21 @@ class Span:
     bytes: int
     dtype: np.dtype
     filled: int
+    #: What has to live as long.
+    keep: Any = None
+
+
+class _Watched(ctypes.Structure):
+    """A span, as the memory checker wants it."""
+
+    _fields_ = (
+        ("begin", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+        ("element_bytes", ctypes.c_int),
+        ("constant", ctypes.c_int),
+        ("name", ctypes.c_char_p),
+        ("initialised", ctypes.c_void_p),
+    )
 
 
 def _parameter(text: str) -> Parameter:
@@ -165,32 +181,30 @@ class Kernel:
         SimulatorError
             Naming the kernel, the fault and the thread.
         """
-        self._check(grid, block, arguments)
-        keep: list[Any] = []
+        self._refuse_aliases(arguments)
         copies: list[tuple[np.ndarray, np.ndarray]] = []
-        words: list[Span | np.ndarray] = []
-        for argument, kind, parameter in zip(arguments, self._kinds, self.parameters, strict=True):
-            if kind != "p":
-                words.append(self.scalar(argument, kind, parameter))
-                continue
+        handed: list[Any] = []
+        for argument, parameter in zip(arguments, self.parameters, strict=False):
             if not isinstance(argument, np.ndarray):
-                raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(argument).__name__}")
-            self._check_array(argument.dtype, argument.flags.c_contiguous, parameter)
+                handed.append(argument)
+                continue
+            if not argument.flags.c_contiguous:
+                raise SimulatorError(f"{self.name}: {parameter.name} is not C-contiguous")
             copy = _device_copy(argument)
             filled = np.full(max(argument.nbytes, 1), parameter.name not in uninitialised, np.uint8)
             copies.append((argument, copy))
-            keep += [copy, filled]
-            words.append(Span(copy.ctypes.data, argument.nbytes, argument.dtype, filled.ctypes.data))
-        self._refuse_aliases(arguments)
-        with _launching:
-            failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
-        for given, copy in copies:
-            if given.flags.writeable:
-                given[...] = copy.reshape(given.shape)
-        if failure:
-            raise SimulatorError(failure)
+            handed.append(Span(copy.ctypes.data, argument.nbytes, argument.dtype, filled.ctypes.data, (copy, filled)))
+        handed += arguments[len(self.parameters) :]
+        try:
+            self.prepare(
+                grid, block, handed, shared_bytes=shared_bytes, cooperative=cooperative, order=order, seed=seed
+            )()
+        finally:
+            for given, copy in copies:
+                if given.flags.writeable:
+                    given[...] = copy.reshape(given.shape)
 
-    def launch(
+    def prepare(
         self,
         grid: Sequence[int],
         block: Sequence[int],
@@ -200,83 +214,37 @@ class Kernel:
         cooperative: bool = False,
         order: Order = "ascending",
         seed: int = 1,
-    ) -> None:
-        """Run the kernel on the simulated device's memory: the same, without a copy."""
-        self._check(grid, block, arguments)
-        words: list[Span | np.ndarray] = []
-        spans: list[tuple[Span, Parameter]] = []
-        for argument, kind, parameter in zip(arguments, self._kinds, self.parameters, strict=True):
-            if kind != "p":
-                words.append(self.scalar(argument, kind, parameter))
-                continue
-            if not isinstance(argument, Span):
-                raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(argument).__name__}")
-            self._check_array(argument.dtype, True, parameter)
-            words.append(argument)
-            spans.append((argument, parameter))
-        for number, (span, parameter) in enumerate(spans):
-            for other, its in spans[:number]:
-                apart = span.address >= other.address + other.bytes or other.address >= span.address + span.bytes
-                self._check_alias(parameter, its, not apart and min(span.bytes, other.bytes) > 0)
-        with _launching:
-            failure = self._launch(grid, block, words, shared_bytes, cooperative, order, seed)
-        if failure:
-            raise SimulatorError(failure)
-
-    def _check(self, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Any]) -> None:
-        threads = int(np.prod(block))
+    ) -> Callable[[], None]:
+        """A launch on the simulated device's memory, checked as far as it can be now; what it gives runs it."""
+        threads = math.prod(block)
         if self.bound is not None and threads > self.bound:
             raise SimulatorError(f"{self.name}: {threads} threads exceed __launch_bounds__({self.bound})")
         if min(grid) < 1:
             raise SimulatorError(f"{self.name}: empty grid {tuple(grid)}")
         if len(arguments) != len(self._kinds):
             raise SimulatorError(f"{self.name} takes {len(self._kinds)} arguments, got {len(arguments)}")
-
-    def _launch(
-        self,
-        grid: Sequence[int],
-        block: Sequence[int],
-        words: Sequence[Span | np.ndarray],
-        shared_bytes: int,
-        cooperative: bool,
-        order: Order,
-        seed: int,
-    ) -> str:
-        """Run, one launch at a time; what went wrong, or nothing."""
-        with _running:
-            return self._run_alone(grid, block, words, shared_bytes, cooperative, order, seed)
-
-    def _run_alone(
-        self,
-        grid: Sequence[int],
-        block: Sequence[int],
-        words: Sequence[Span | np.ndarray],
-        shared_bytes: int,
-        cooperative: bool,
-        order: Order,
-        seed: int,
-    ) -> str:
+        words: list[Any] = []
+        spans: list[tuple[Span, Parameter]] = []
+        for argument, kind, parameter in zip(arguments, self._kinds, self.parameters, strict=True):
+            if kind != "p":
+                words.append(self._scalar(argument, kind, parameter))
+                continue
+            if not isinstance(argument, Span):
+                raise SimulatorError(f"{self.name}: {parameter.name} is a pointer, got {type(argument).__name__}")
+            self._check_dtype(argument.dtype, parameter)
+            words.append(np.array([argument.address], np.uint64))
+            spans.append((argument, parameter))
+        for number, (span, parameter) in enumerate(spans):
+            for other, its in spans[:number]:
+                apart = span.address >= other.address + other.bytes or other.address >= span.address + span.bytes
+                self._check_alias(parameter, its, not apart and min(span.bytes, other.bytes) > 0)
+        watched = (_Watched * len(spans))(
+            *(_Watched(s.address, s.bytes, s.dtype.itemsize, p.constant, p.name.encode(), s.filled) for s, p in spans)
+        )
+        addresses = (ctypes.c_void_p * len(words))(*(word.ctypes.data for word in words))
         runtime = _runtime()
-        runtime.cudasim_forget_regions()
-        keep = []
-        addresses = (ctypes.c_void_p * len(words))()
-        for number, (word, parameter) in enumerate(zip(words, self.parameters, strict=True)):
-            if isinstance(word, Span):
-                if self._module.checked:
-                    name = parameter.name.encode()
-                    keep.append(name)
-                    runtime.cudasim_watch(
-                        ctypes.c_void_p(word.address),
-                        ctypes.c_uint64(word.bytes),
-                        word.dtype.itemsize,
-                        name,
-                        int(parameter.constant),
-                        ctypes.c_void_p(word.filled),
-                    )
-                word = np.array([word.address], np.uint64)
-            keep.append(word)
-            addresses[number] = word.ctypes.data
-        failed = runtime.cudasim_launch(
+        launch = partial(
+            runtime.cudasim_launch,
             self._run,
             self._module.image,
             addresses,
@@ -287,11 +255,22 @@ class Kernel:
             int(cooperative),
             int(self._module.checked),
             ctypes.c_uint64(seed),
+            watched,
+            len(watched),
         )
-        return f"{self.name}: {runtime.cudasim_message().decode()}" if failed else ""
+
+        def run() -> None:
+            with _launching:
+                failure = runtime.cudasim_message().decode() if launch() else ""
+            if failure:
+                raise SimulatorError(f"{self.name}: {failure}")
+
+        # The launch knows addresses alone.
+        run.keep = words, spans  # type: ignore[attr-defined]
+        return run
 
     def _refuse_aliases(self, arguments: Sequence[Any]) -> None:
-        pairs = [(a, p) for a, p in zip(arguments, self.parameters, strict=True) if isinstance(a, np.ndarray)]
+        pairs = [(a, p) for a, p in zip(arguments, self.parameters, strict=False) if isinstance(a, np.ndarray)]
         for number, (array, parameter) in enumerate(pairs):
             for other, its in pairs[:number]:
                 self._check_alias(parameter, its, np.shares_memory(array, other))
@@ -304,15 +283,12 @@ class Kernel:
                 f"{self.name}: '{its.name}' and '{parameter.name}' alias, but one of them is __restrict__"
             )
 
-    def _check_array(self, dtype: np.dtype, contiguous: bool, parameter: Parameter) -> None:
+    def _check_dtype(self, dtype: np.dtype, parameter: Parameter) -> None:
         wanted = _DTYPES.get(parameter.type)
         if wanted and dtype != np.dtype(wanted) and dtype.str[1:] != wanted:
             raise SimulatorError(f"{self.name}: {parameter.name} is {parameter.type}*, got {dtype}")
-        if not contiguous:
-            raise SimulatorError(f"{self.name}: {parameter.name} is not C-contiguous")
 
-    def scalar(self, argument: Any, kind: str, parameter: Parameter) -> np.ndarray:
-        """A scalar as the launch wants it."""
+    def _scalar(self, argument: Any, kind: str, parameter: Parameter) -> np.ndarray:
         if not isinstance(argument, _SCALARS[kind]):
             raise SimulatorError(
                 f"{self.name}: {parameter.name} is a {_SCALARS[kind][0].__name__}, got {type(argument).__name__}, "
