@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad.compiler.cuda_layout import ALIGNMENT
+from tapegrad.compiler.cuda_layout import ALIGNMENT, INDEX_TYPES
 from tapegrad.compiler.cuda_scan import BEGIN, END, Pattern
 from tapegrad.compiler.cuda_steps import BLOCK, BLOCKS, STATUS_WORDS
 from tapegrad.compiler.frame import NATIVE_SECONDS, at_the_door, busy, writing_flag
@@ -545,17 +545,20 @@ class CudaFrame:
         """The launches before and after each step, from what is moved where: slices, then rows, then outputs."""
         suffixes = [SUFFIXES[target.dtype] for _, target in moves]
         taken = sliced + gathered
-        pattern = Pattern(tuple(suffixes[:sliced]), tuple(suffixes[sliced:taken]), tuple(suffixes[taken:]))
+        assert self._binding is not None
+        index = self._binding.index
+        integer = INDEX_TYPES[index]
+        pattern = Pattern(tuple(suffixes[:sliced]), tuple(suffixes[sliced:taken]), tuple(suffixes[taken:]), index)
         module = self._program.scan_module(pattern)
         begin: list[Any] = [self._status, self._counter]
         if gathered:
-            begin += [self._rows(rows), np.int32(rows.shape[1])]
+            begin += [self._rows(rows), integer(rows.shape[1])]
         for number, (source, target) in enumerate(moves[:taken]):
             width = target.size if number < sliced else math.prod(target.shape[1:])
-            begin += [source, target, np.int32(width)]
+            begin += [source, target, integer(width)]
         end: list[Any] = [self._status, self._counter]
         for output, target in moves[taken:]:
-            end += [output, target, np.int32(output.size)]
+            end += [output, target, integer(output.size)]
         calls = []
         for name, arguments, sizes in (
             (BEGIN, begin, [target.size for _, target in moves[:taken]]),

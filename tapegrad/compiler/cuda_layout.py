@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Bytes at whose multiples buffers of a device begin: what its own allocator gives, and any vector load is happy with.
 ALIGNMENT = 256
 
+#: NumPy's types of indices, by those of C.
+INDEX_TYPES: dict[str, type[np.integer]] = {"int": np.int32, "long long": np.int64}
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -62,10 +65,10 @@ class PlacedStep:
             return False
         return any(sizes.evaluate(size, symbols) == 0 for size in work)
 
-    def launch(self, function: Function, symbols: Mapping[Symbol, int]) -> Launch:
-        """The launch at these sizes."""
+    def launch(self, function: Function, symbols: Mapping[Symbol, int], index: str) -> Launch:
+        """The launch at these sizes, with indices of a C type."""
         step = self.step
-        numbers = tuple(np.int32(sizes.evaluate(size, symbols)) for size in self.sizes)
+        numbers = tuple(INDEX_TYPES[index](sizes.evaluate(size, symbols)) for size in self.sizes)
         return Launch(function, step.blocks(symbols), self.places, numbers, step.shared_bytes)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapegrad import config
 from tapegrad.compiler.cuda_frame import CudaFrame
+from tapegrad.compiler.cuda_launches import index_type
 from tapegrad.compiler.cuda_layout import ALIGNMENT, CudaLayout, Launch, cuda_layout
 from tapegrad.compiler.cuda_scan import Pattern, scan_source
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters, step_source
@@ -42,6 +43,8 @@ class CudaBinding:
     symbols : dict
     plan : Plan
         Where temporaries lie in the arena.
+    index : str
+        The C type of indices that the sizes need.
     counts : tuple of int
         The elements of each buffer.
     launches : tuple of Launch
@@ -54,6 +57,7 @@ class CudaBinding:
     shapes: tuple[tuple[int, ...], ...]
     symbols: dict[Symbol, int]
     plan: Plan
+    index: str
     counts: tuple[int, ...]
     launches: tuple[Launch, ...]
     kernels: tuple[int, ...]
@@ -111,10 +115,8 @@ class CudaProgram:
         self.kernel_count = len(schedule.kernels)
         self.output_dtypes = tuple(node.dtype for node in graph.outputs)
         self._arena_buffers = tuple(self.layout.buffers[place] for place in self.layout.arena)
-        self._module: LoadedModule | None = None
-        if self.layout.steps:
-            self._module = device.load(self.source, name)
-        self.compiled_now = self._module is not None and self._module.compiled_now
+        self._modules: dict[str, LoadedModule] = {}
+        self.compiled_now = bool(self.layout.steps) and self._module("int").compiled_now
         counters.add("compiles" if self.compiled_now else "cache_hits")
         self._bindings: dict[tuple[tuple[int, ...], ...], CudaBinding | None] = {}
         self._scan_modules: dict[Pattern, LoadedModule] = {}
@@ -238,22 +240,31 @@ class CudaProgram:
             return None
         symbols = self.layout.all_symbols(symbols)
         counts = tuple(sizes.evaluate(buffer.size, symbols) for buffer in self.layout.buffers)
+        index = index_type(self.schedule.kernels, symbols)
         launches: list[Launch] = []
         kernels: list[int] = []
         for placed in self.layout.steps:
             if not placed.is_empty(symbols):
-                assert self._module is not None
-                launches.append(placed.launch(self._module.function(placed.step.name), symbols))
+                launches.append(placed.launch(self._module(index).function(placed.step.name), symbols, index))
                 kernels.append(self.schedule.kernels.index(placed.kernel))
         return CudaBinding(
             shapes,
             symbols,
             self.plan(symbols),
+            index,
             counts,
             tuple(launches),
             tuple(kernels),
             tuple(tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in self.graph.outputs),
         )
+
+    def _module(self, index: str) -> LoadedModule:
+        """The kernels with indices of a C type; sizes beyond int32 are rare, and get a module when they come."""
+        module = self._modules.get(index)
+        if module is None:
+            source = self.source if index == "int" else cuda_source(self.schedule.kernels, index=index)
+            module = self._modules[index] = self.device.load(source, self.name)
+        return module
 
     def scan_module(self, pattern: Pattern) -> LoadedModule:
         """The module of what a scan does before and after each step."""

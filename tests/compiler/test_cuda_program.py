@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tapegrad.compiler import cuda_frame
+from tapegrad.compiler import cuda_frame, cuda_program
 from tapegrad.compiler.cuda_program import CudaProgram
 from tapegrad.compiler.program import compile_graph
-from tapegrad.errors import DeviceError, DTypeError, GraphError, InPlaceError, ShapeError
+from tapegrad.errors import BoundsError, DeviceError, DTypeError, GraphError, InPlaceError, ShapeError
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.sizes import symbol
 from tapegrad.runtime.counters import counters
@@ -93,6 +93,19 @@ def test_another_shape_or_number_compiles_nothing(step: CudaProgram) -> None:
         inputs = batch(9)
         inputs[2] = np.array(0.5, F32)
         step.run(inputs)
+
+
+def test_sizes_that_need_it_get_wide_indices(
+    step: CudaProgram, cuda: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, rows = batch(9), np.arange(12).reshape(3, 4) % 9
+    step.run(batch(4))
+    expected = host(cuda, [*step.run(batch(9)), *step.scan(batch(9), set(), 3, {0, 1}, rows)])
+    monkeypatch.setattr(cuda_program, "index_type", lambda kernels, symbols: "long long")
+    program = compile_graph(training_step(), name="step", device=cuda)
+    results = host(cuda, [*program.run(data), *program.scan(batch(9), set(), 3, {0, 1}, rows)])
+    for result, reference in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, reference)
 
 
 def test_every_way_of_giving_arrays_gives_the_same(step: CudaProgram, cuda: CudaDevice) -> None:
@@ -249,6 +262,39 @@ def test_a_graph_that_cannot_be_captured_is_launched_piece_by_piece(
     for _ in range(3):
         expected = interpret(step.graph, [*batch(6)[:3], expected])[2]
     np.testing.assert_allclose(cuda.to_host(given[3]), expected, rtol=1e-5)
+
+
+# Checks -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_check_changes_nothing_and_the_next_run_is_right(cuda: CudaDevice) -> None:
+    program = compile_graph(taking_rows(), name="take", device=cuda)
+    table, total = np.arange(20, dtype=F32).reshape(5, 4), cuda.from_host(np.zeros((1, 4), F32))
+    good, bad = np.array([1, 4, 1]), np.array([1, 5, 1])
+    for _ in range(3):
+        before = cuda.to_host(total)
+        with pytest.raises(BoundsError, match="take: a label is out of range"):
+            program.run([table, bad, total])
+        np.testing.assert_array_equal(cuda.to_host(total), before)
+        rows, _ = program.run([table, good, total])
+        np.testing.assert_array_equal(cuda.to_host(rows), table[good])
+        np.testing.assert_array_equal(cuda.to_host(total), before + table[good].sum(axis=0))
+
+
+def test_a_failed_step_ends_a_scan(cuda: CudaDevice) -> None:
+    program = compile_graph(taking_rows(), name="take", device=cuda)
+    table = np.arange(20, dtype=F32).reshape(5, 4)
+    labels = np.arange(60).reshape(20, 3) % 5
+    labels[13, 1] = -1
+    for _ in range(2):
+        total = cuda.from_host(np.zeros((1, 4), F32))
+        with pytest.raises(BoundsError, match="take: a label is out of range"):
+            program.scan([table, labels, total], {1}, 20)
+        np.testing.assert_array_equal(cuda.to_host(total)[0], table[labels[:13]].sum(axis=(0, 1)))
+    labels[13, 1] = 0
+    rows, total = program.scan([table, labels, np.zeros((1, 4), F32)], {1}, 20)
+    np.testing.assert_array_equal(cuda.to_host(rows), table[labels])
+    np.testing.assert_array_equal(total[0], table[labels].sum(axis=(0, 1)))
 
 
 # Many steps ---------------------------------------------------------------------------------------------------------
