@@ -11,7 +11,7 @@ even so is interpreted on the host, and moved.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +60,7 @@ class KnownTape:
         """The outputs for the leaves' values, by the tier that the count says."""
         if not tape.local.interpreted:
             self.runs += 1
-            often = self.runs > config.interpreted_runs or self.device != CPU
-            if self.program is None and often and self.size <= COMPILED_NODES:
+            if self.program is None and self._is_due():
                 from tapegrad.compiler.program import compile_graph
 
                 with self.lock:
@@ -74,6 +73,10 @@ class KnownTape:
         if config.debug_nans:
             require_none(self.graph, given, results)
         return results if self.device == CPU else [placement.moved(result, self.device) for result in results]
+
+    def _is_due(self) -> bool:
+        """Whether the time has come to compile it."""
+        return self.size <= COMPILED_NODES and (self.runs > config.interpreted_runs or self.device != CPU)
 
 
 _known: dict[tuple[object, ...], KnownTape] = {}
@@ -194,35 +197,48 @@ def realize(run: Run) -> None:
         if path is not None and all([plan.known.lasting for plan in plans]):
             path.plans = {**(path.plans or {}), wanted: plans}
     entries = list(positions)
-    given: list[list[Any]] = [[entries[place].value for place in plan.leaves] for plan in plans]
-    marks = {message: entries[place].mark for plan in plans for message, place in plan.checks}
+    for plan in plans[:-1]:
+        _compute(plan, roots, [entries[place].value for place in plan.leaves], _marks(plan, entries))
+    plan = plans[-1]
+    values: list[Any] = [entries[place].value for place in plan.leaves]
+    marks = _marks(plan, entries)
     del entries
-    storages = []
-    if update is not None:
-        run.let_go()
-        plan = plans[-1]
-        storages = [tensor._exclusive_storage(plan.device) for tensor in run.cells]
-        for leaf, storage in zip(plan.cells, storages, strict=True):
-            if leaf >= 0:
-                given[-1][leaf] = storage
-    for plan, values in zip(plans, given, strict=True):
-        try:
-            results = plan.known.run(placement.on_hosts(values) if plan.device == CPU else values)
-        except (BoundsError, ValueCheckError) as error:
-            # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
-            if error.message in marks:
-                error.location = resolve_mark(marks[error.message])
-            raise
-        for number, value in zip(plan.roots, results, strict=False):
-            entry = roots[number]
-            device = entry.device
-            entry.value = value if device is None or device == plan.device else placement.moved(value, device)
-        if storages and plan is plans[-1]:
-            for storage, value in zip(storages, results[len(plan.roots) :], strict=True):
-                if value is not storage:
-                    placement.assign(storage, value)
     if update is None:
+        _compute(plan, roots, values, marks)
         run.let_go()
+        return
+    run.let_go()
+    device = plan.device
+    storages = [tensor._exclusive_storage(device) for tensor in run.cells]
+    for leaf, storage in zip(plan.cells, storages, strict=True):
+        if leaf >= 0:
+            values[leaf] = storage
+    results = _compute(plan, roots, values, marks)
+    for storage, value in zip(storages, results, strict=True):
+        if value is not storage:
+            placement.assign(storage, value)
+
+
+def _marks(plan: Plan, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The lines of this recording that may fail, by the messages of their checks."""
+    return {message: entries[place].mark for message, place in plan.checks}
+
+
+def _compute(plan: Plan, roots: Sequence[Entry], values: Sequence[Any], marks: Mapping[str, Any]) -> list[Any]:
+    """Give the roots of a plan their values; what it computes beside them is given back."""
+    device = plan.device
+    try:
+        results = plan.known.run(placement.on_hosts(values) if device == CPU else values)
+    except (BoundsError, ValueCheckError) as error:
+        # The graph remembers the line that recorded this tape first; this time it was recorded by these entries.
+        if error.message in marks:
+            error.location = resolve_mark(marks[error.message])
+        raise
+    for number, value in zip(plan.roots, results, strict=False):
+        entry = roots[number]
+        own = entry.device
+        entry.value = value if own is None or own == device else placement.moved(value, own)
+    return results[len(plan.roots) :]
 
 
 def forget() -> None:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from tapegrad.tape import Entry
 
 _process = CPU
-_thread = threading.local()
+
+
+class _Thread(threading.local):
+    device: str | None = None
+
+
+_thread = _Thread()
 
 
 # The default device -----------------------------------------------------------------------------------------------
@@ -42,7 +48,7 @@ def get_default_device() -> str:
     >>> tg.get_default_device()
     'cpu'
     """
-    return getattr(_thread, "device", None) or _process
+    return _thread.device or _process
 
 
 def set_default_device(device: str) -> None:
@@ -92,7 +98,7 @@ def default_device(device: str) -> Iterator[None]:
     ...     tg.Tensor(1.0).device
     'cpu'
     """
-    previous = getattr(_thread, "device", None)
+    previous = _thread.device
     _thread.device = available(device)
     structure.bump()
     try:
@@ -183,10 +189,7 @@ def on_host(value: Any) -> np.ndarray:
 
 def on_hosts(values: Sequence[Any]) -> Sequence[np.ndarray]:
     """Values that NumPy reads."""
-    for value in values:
-        if type(value) is not np.ndarray:
-            return [on_host(value) for value in values]
-    return values
+    return [on_host(value) for value in values] if devices.are_used() else values
 
 
 def moved(value: Any, device: str) -> Any:

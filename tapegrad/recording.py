@@ -56,7 +56,7 @@ def given(data: Any, dtype: Any, device: str | None = None, name: str | None = N
     """An entry that holds a private copy of ``data``; inside a trace, an array is read anew at each call."""
     array = private_array(data, dtype)
     entry = tape.leaf(array if device in (None, CPU) else placement.moved(array, device), device)
-    trace = tape.local.trace
+    trace = tape.local.state.trace
     if trace is not None and isinstance(data, np.ndarray) and dtype in (None, data.dtype):
         trace.captured.setdefault(entry, CapturedArray(data, name))
     return entry
@@ -145,7 +145,7 @@ def as_tensor(value: TensorLike, dtype: np.dtype | None = None) -> Tensor:
         if dtype is None:
             dtype = BOOL if isinstance(value, bool) else INT64 if isinstance(value, int) else config.default_dtype()
         return record_number(value, dtype)
-    return undecided(value, None if isinstance(value, np.ndarray | np.generic) else dtype)
+    return wrap(given(value, None if isinstance(value, np.ndarray | np.generic) else dtype))
 
 
 def weak_kind(value: Any) -> str | None:

@@ -267,7 +267,7 @@ NO_PARAMS: dict[str, Any] = {}
 
 def leaf(value: np.ndarray, device: str | None = None) -> Entry:
     """An entry that holds a value; the caller gives the array away."""
-    return Entry("leaf", (), NO_PARAMS, value.shape, value.dtype, value, device=device)
+    return Entry("leaf", (), NO_PARAMS, value.shape, value.dtype, value, False, None, device)
 
 
 def record(primitive: str, inputs: tuple[Entry, ...], params: dict[str, Any]) -> Entry:

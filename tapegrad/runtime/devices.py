@@ -75,6 +75,17 @@ def register(name: str, chosen: CudaDevice | None) -> CudaDevice | None:
     return before
 
 
+def are_used() -> bool:
+    """Whether arrays may lie elsewhere than on the CPU.
+
+    Examples
+    --------
+    >>> are_used() or location(np.zeros(3)) == "cpu"
+    True
+    """
+    return bool(_devices) or "cupy" in sys.modules
+
+
 def location(value: Any) -> str:
     """The name of the device on which an array lies; ``"cpu"`` for everything that is no array of a GPU.
 
