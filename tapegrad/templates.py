@@ -21,7 +21,7 @@ from tapegrad.errors import GraphError, user_mark
 from tapegrad.expansion import Template, collect, structure_key
 from tapegrad.ir.dtypes import FLOAT32, is_floating, is_half, join_floating
 from tapegrad.paths import Path
-from tapegrad.recording import wrap
+from tapegrad.recording import undecided, wrap
 from tapegrad.tape import Entry, Trace, local
 from tapegrad.tensor import Tensor
 
@@ -124,7 +124,9 @@ def composite(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tens
         if not whole or not operands:
             _leave(positions, entered)
             if any([isinstance(value, np.ndarray) for value in args]):
-                return again(*[Tensor(value) if isinstance(value, np.ndarray) else value for value in args], **kwargs)
+                return again(
+                    *[undecided(value) if isinstance(value, np.ndarray) else value for value in args], **kwargs
+                )
             return written(*args, **kwargs)
         whole_key = tuple(key)
         found = paths.steps.get(whole_key)
@@ -172,6 +174,7 @@ def _leave(positions: dict[Entry, int], entered: Sequence[Entry]) -> None:
 
 def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> Path:
     """What a call of a composite function gives."""
+    device = placement.joined(name, operands)
     template, entries, _ = _write(lambda: [call()], name)
     (output,) = template.outputs
     order: tuple[int, ...] | None = tuple([operands.index(entry) for entry in entries])
@@ -183,7 +186,6 @@ def _learn(call: Callable[[], Tensor], name: str, operands: Sequence[Entry]) -> 
         primitive, params = output.primitive, output.params
     else:
         primitive, params = "composite", {"name": name, "template": template}
-    device = placement.joined(name, operands)
     return Path(primitive, params, output.shape, output.dtype, output.requires_grad, mark, order, device)
 
 
