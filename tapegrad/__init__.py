@@ -32,6 +32,7 @@ from tapegrad.placement import (  # noqa: E402
     get_default_device,
     set_default_device,
 )
+from tapegrad.precision import autocast, get_matmul_precision, set_matmul_precision  # noqa: E402
 from tapegrad.random import manual_seed  # noqa: E402
 from tapegrad.runtime.threads import get_num_threads, num_threads, set_num_threads  # noqa: E402
 from tapegrad.tape import enable_grad, is_grad_enabled, no_grad  # noqa: E402
@@ -48,6 +49,7 @@ __all__ = [
     "cuda_available",
     "debug_nans",
     "default_device",
+    "autocast",
     "default_dtype",
     "default_dtype_scope",
     "enable_grad",
@@ -57,6 +59,7 @@ __all__ = [
     "float16",
     "from_dlpack",
     "get_default_device",
+    "get_matmul_precision",
     "get_num_threads",
     "grad",
     "indexing",
@@ -68,6 +71,7 @@ __all__ = [
     "num_threads",
     "random",
     "set_default_device",
+    "set_matmul_precision",
     "set_num_threads",
     "stats",
     "tensor",

@@ -13,6 +13,7 @@ name                      meaning                                             de
                           scalar-tape machine
 ``traced_numbers``        the same for a function under ``@jit``              500
 ``default_dtype``         dtype of Python floats                              float32
+``matmul_precision``      what products may round float32 operands to         float32
 ========================  ==================================================  =====================
 """
 
@@ -47,6 +48,9 @@ traced_numbers: int = 500
 
 #: Whether results are looked at for NaN; set by `tapegrad.debug_nans`.
 debug_nans: bool = os.environ.get("TAPEGRAD_DEBUG_NANS", "") == "1"
+
+#: What products may round their float32 operands to; see `tapegrad.set_matmul_precision`.
+matmul_precision: str = "float32"
 
 _scope = threading.local()
 

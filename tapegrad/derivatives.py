@@ -222,18 +222,24 @@ def _part(g: Node, node: Node, position: int) -> Node:
     return node.builder.emit("slice", g, start=tuple(start), stop=tuple(stop), step=(1,) * g.ndim)
 
 
-def _matmul(a: Node, b: Node, transpose_a: bool, transpose_b: bool) -> Node:
-    return a.builder.emit("matmul", a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+def _matmul(product: Node, a: Node, b: Node, transpose_a: bool, transpose_b: bool) -> Node:
+    """A product of the same precision as another one."""
+    flags = {**product.params, "transpose_a": transpose_a, "transpose_b": transpose_b}
+    return a.builder.emit("matmul", a, b, **flags)
 
 
 def _matmul_by_first(g: Node, node: Node) -> Node:
     other, flipped = node.inputs[1], node.params["transpose_b"]
-    return _matmul(other, g, flipped, True) if node.params["transpose_a"] else _matmul(g, other, False, not flipped)
+    if node.params["transpose_a"]:
+        return _matmul(node, other, g, flipped, True)
+    return _matmul(node, g, other, False, not flipped)
 
 
 def _matmul_by_second(g: Node, node: Node) -> Node:
     other, flipped = node.inputs[0], node.params["transpose_a"]
-    return _matmul(g, other, True, flipped) if node.params["transpose_b"] else _matmul(other, g, not flipped, False)
+    if node.params["transpose_b"]:
+        return _matmul(node, g, other, True, flipped)
+    return _matmul(node, other, g, not flipped, False)
 
 
 # The table --------------------------------------------------------------------------------------------------

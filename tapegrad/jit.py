@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
-from tapegrad import config, placement, pytree, sequences, tape
+from tapegrad import config, placement, precision, pytree, sequences, tape
 from tapegrad.captures import Devices
 from tapegrad.errors import OptionError
 from tapegrad.guards import collect_guards
@@ -129,7 +129,7 @@ class Jitted:
         if kwargs:
             args, kwargs = self._in_order(args, kwargs)
         quick = self._quick
-        if quick is not None and not kwargs:
+        if quick is not None and not kwargs and not precision.scopes.entered:
             result = quick.call(args)
             if result is not MISSED:
                 return result
@@ -148,7 +148,7 @@ class Jitted:
             found = self._specialize(args, kwargs)
         leaves, specialization = found
         result = specialization.run(leaves, not kwargs and len(leaves) == len(args))
-        self._quick = specialization.quick
+        self._quick = None if precision.scopes.entered else specialization.quick
         return result
 
     def scan(self, *args: Any) -> Any:
@@ -256,7 +256,7 @@ class Jitted:
         """The specialization that served the last call with arrays of these shapes and dtypes, if it still does."""
         if kwargs or self._static:
             return None
-        key: list[Any] = []
+        key: list[Any] = [precision.current()]
         for value in args:
             kind = type(value)
             if kind is Tensor:
@@ -298,7 +298,7 @@ class Jitted:
             describe(leaf, "", paths is not None and paths[number].split("[")[0] in self._static)
             for number, leaf in enumerate(leaves)
         ]
-        key = (structure, tuple([argument.key for argument in arguments]))
+        key = (structure, tuple([argument.key for argument in arguments]), precision.current())
         shapes = _shapes(leaves, arguments)
         known = self._specializations.get(key, [])
         reason = None
@@ -325,7 +325,7 @@ class Jitted:
             describe(leaf, path, a.kind == "static") for leaf, path, a in zip(leaves, paths, arguments, strict=True)
         ]
         if reason is None and self._specializations:
-            reason = self._explain_key(named)
+            reason = self._explain_key(key, named)
         as_table = not config.debug_nans
         traced = _trace(self._function, named, shapes, structure, self._keep_grads, as_table=as_table)
         static = [argument.value for argument in named if argument.kind == "static"]
@@ -361,8 +361,10 @@ class Jitted:
     def _count_program(self, program: Program) -> None:
         self._counts["compiles" if program.compiled_now else "cache_hits"] += 1
 
-    def _explain_key(self, arguments: list[Argument]) -> str:
+    def _explain_key(self, key: Any, arguments: list[Argument]) -> str:
         """Which argument made the key a new one."""
+        if any(known[:-1] == key[:-1] for known in self._specializations):
+            return f"products of float32 now round their operands to {key[-1]}"
         for specializations in self._specializations.values():
             before = specializations[0].traced.arguments
             if len(before) != len(arguments):

@@ -13,6 +13,7 @@ from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.paths import NUMBER_KINDS, steps
+from tapegrad.precision import precision_of
 from tapegrad.primitives import shape_text
 from tapegrad.recording import (
     TensorLike,
@@ -103,7 +104,7 @@ def matmul(a: TensorLike, b: TensorLike) -> Tensor:
     if len(right) == 1:
         second = record("reshape", (second,), shape=(*right, 1))
     try:
-        product = record("matmul", (first, second), transpose_a=False, transpose_b=False)
+        product = record("matmul", (first, second), transpose_a=False, transpose_b=False, **precision_of(first.dtype))
     except ShapeError as error:
         reason = error.message.rsplit(": ", 1)[-1]
         raise ShapeError(f"matmul: {shape_text(left)} @ {shape_text(right)}: {reason}") from None

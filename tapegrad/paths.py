@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tapegrad.ir.dtypes import PRECISIONS
 from tapegrad.ir.graph import hashable
 from tapegrad.ir.sizes import Shape
 
@@ -68,8 +69,8 @@ class Path:
         self.plans: dict[tuple[int, ...], Any] | None = None
 
 
-#: Where every tape begins.
-ROOT = Path()
+#: Where every tape begins, by the precision of products.
+ROOTS = {precision: Path() for precision in PRECISIONS}
 
 #: Every known step, by the path it starts from and what is done.
 steps: dict[tuple[Any, ...], Path] = {}
@@ -90,7 +91,8 @@ def forget() -> None:
     """Forget every path."""
     steps.clear()
     rules.clear()
-    ROOT.plans = None
+    for root in ROOTS.values():
+        root.plans = None
 
 
 def kind(leaf: Entry) -> Any:

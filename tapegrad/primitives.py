@@ -9,6 +9,8 @@ Conventions
 * Reductions keep their axes, with size 1.
 * ``slice`` has ``start``, ``stop`` and ``step`` per axis, normalised: ``0 <= start <= stop``, ``step >= 1``.
 * ``pad`` is the transpose of ``slice``: zeros of ``shape`` with the input at ``start``, ``start + step``, ...
+* ``matmul`` may have a ``precision``, to which its float32 operands are rounded before they are multiplied; sums are
+  float32. "tf32" is no more than a permission: the CPU and this table multiply in float32 then.
 * ``take`` picks along one axis with an integer array, ``scatter_add`` is its transpose. Indices lie in range:
   a ``checked`` node before them says so.
 """
@@ -25,7 +27,7 @@ import numpy as np
 
 from tapegrad.errors import DTypeError, ShapeError
 from tapegrad.ir import sizes
-from tapegrad.ir.dtypes import is_floating
+from tapegrad.ir.dtypes import HALF_PRECISIONS, is_floating, known
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.kernels.cpu import philox
 
@@ -321,7 +323,11 @@ def _scatter_add_numpy(indices: np.ndarray, updates: np.ndarray, axis: int, leng
     return result
 
 
-def _matmul_numpy(a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool) -> Any:
+def _matmul_numpy(
+    a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool, precision: str = "float32"
+) -> Any:
+    if precision in HALF_PRECISIONS:
+        a, b = (x.astype(known(precision)).astype(FLOAT32) for x in (a, b))
     return np.matmul(np.swapaxes(a, -1, -2) if transpose_a else a, np.swapaxes(b, -1, -2) if transpose_b else b)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
 from tapegrad.operators import matmul
+from tapegrad.precision import precision_of
 from tapegrad.primitives import shape_text
 from tapegrad.recording import TensorLike, promote, record
 from tapegrad.tensor import Tensor
@@ -56,7 +57,7 @@ def dot(a: TensorLike, b: TensorLike) -> Tensor:
         second = record("transpose", (second,), axes=order)
     rest = right[:-2] + right[-1:] if len(right) > 1 else ()
     columns = record("reshape", (second,), shape=(meeting, sizes.product(rest)))
-    product = record("matmul", (rows, columns), transpose_a=False, transpose_b=False)
+    product = record("matmul", (rows, columns), transpose_a=False, transpose_b=False, **precision_of(rows.dtype))
     return record("reshape", (product,), shape=left[:-1] + rest)
 
 

@@ -212,6 +212,8 @@ class State:
         How many transformations are calling a function that they differentiate.
     interpreted : bool
         Whether tapes are interpreted, however often they were seen.
+    precision : str or None
+        What products round float32 operands to within `autocast`; None outside.
     """
 
     __slots__ = (
@@ -223,6 +225,7 @@ class State:
         "path",
         "pending",
         "positions",
+        "precision",
         "trace",
     )
 
@@ -231,6 +234,7 @@ class State:
         self.grad_enabled = True
         self.differentiating = 0
         self.interpreted = False
+        self.precision: str | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -239,7 +243,7 @@ class State:
         self.parts: list[Entry] = []
         self.positions: dict[Entry, int] = {}
         self.closed: set[Entry] = set()
-        self.path: Path | None = paths.ROOT
+        self.path: Path | None = paths.ROOTS[self.precision or config.matmul_precision]
 
 
 def _of_state(name: str) -> Any:

@@ -1,15 +1,19 @@
 """float16 and bfloat16 as casts: after this pass operations compute on float32, and halves are only moved and cast.
 
 An operation on halves becomes the cast of a float32 operation on casts. What rounds is said by the graph, so kernels
-fuse and simplify it as they do everything else: in a chain, each result is rounded in a register.
+fuse and simplify it as they do everything else: in a chain, each result is rounded in a register. A product of float32
+with the precision of a half dtype gets operands that are cast there and back; whatever its operands were, a product's
+precision says after this pass which numbers they hold.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from tapegrad.compiler.rewriting import rewrite
-from tapegrad.ir.dtypes import is_half
+from tapegrad.ir.dtypes import HALF_PRECISIONS, is_half, known
 from tapegrad.ir.graph import Graph, Node
 from tapegrad.primitives import FLOAT32, PRIMITIVES, Kind
 
@@ -21,42 +25,67 @@ _EXACT = frozenset(
 
 def separate_halves(graph: Graph) -> Graph:
     """The graph with every operation on halves written in float32; the graph itself where there are no halves."""
-    if not any(is_half(node.dtype) for node in graph.nodes()):
+    if not any(is_half(node.dtype) or _rounds(node) for node in graph.nodes()):
         return graph
-    exact: set[Node] = set()
-    computed = (row.name for row in PRIMITIVES.values() if row.kind is not Kind.VIEW)
-    rules = dict.fromkeys(computed, (partial(_in_float32, exact),))
-    return rewrite(graph, {name: rule for name, rule in rules.items() if name not in ("input", "constant")})
+    rule = (partial(_in_float32, {}),)
+    computed = [name for name, row in PRIMITIVES.items() if row.kind is not Kind.VIEW]
+    return rewrite(graph, {name: rule for name in computed if name not in ("input", "constant")})
 
 
-def _in_float32(exact: set[Node], node: Node) -> Node | None:
-    """The node in float32; ``exact`` are nodes of float32 that hold halves."""
+def _rounds(node: Node) -> bool:
+    return node.params.get("precision") in HALF_PRECISIONS
+
+
+def _in_float32(exact: dict[Node, np.dtype], node: Node) -> Node | None:
+    """The node in float32; ``exact`` are nodes of float32 that hold halves, with the dtype of these."""
     emit = node.builder.emit
+    halves = [value.dtype for value in (node, *node.inputs) if is_half(value.dtype)]
     if node.primitive == "cast":
         (source,) = node.inputs
-        if FLOAT32 in (source.dtype, node.dtype) or not (is_half(source.dtype) or is_half(node.dtype)):
+        if FLOAT32 in (source.dtype, node.dtype) or not halves:
             return None
         return emit("cast", emit("cast", source, dtype=FLOAT32), dtype=node.dtype)
-    if not any(is_half(value.dtype) for value in (node, *node.inputs)):
-        return None
+    if not halves:
+        return _rounded_product(exact, node) if _rounds(node) else None
     params = node.params
     if "dtype" in params and is_half(params["dtype"]):
         params = params | {"dtype": FLOAT32}
+    if node.primitive == "matmul":
+        params = params | {"precision": node.dtype.name}
     result = emit(node.primitive, *(_widened(exact, source) for source in node.inputs), **params)
     if not is_half(node.dtype):
         return result
     if node.primitive in _EXACT:
-        exact.add(result)
+        exact[result] = node.dtype
     return emit("cast", result, dtype=node.dtype)
 
 
-def _widened(exact: set[Node], node: Node) -> Node:
+def _widened(exact: dict[Node, np.dtype], node: Node) -> Node:
     """The value in float32: of a view, the same view of what it shows, so that a product sees its transposes."""
     if not is_half(node.dtype):
         return node
     emit = node.builder.emit
     if node.row.kind is Kind.VIEW:
         return emit(node.primitive, *(_widened(exact, source) for source in node.inputs), **node.params)
-    if node.primitive == "cast" and node.inputs[0] in exact:
+    if node.primitive == "cast" and exact.get(node.inputs[0]) == node.dtype:
         return node.inputs[0]
     return emit("cast", node, dtype=FLOAT32)
+
+
+def _rounded_product(exact: dict[Node, np.dtype], node: Node) -> Node | None:
+    """A product of float32 on operands that are rounded to its precision; None where they are."""
+    dtype = known(node.params["precision"])
+    assert dtype is not None
+    operands = [_rounded(exact, source, dtype) for source in node.inputs]
+    rounded = node.builder.emit("matmul", *operands, **node.params)
+    return None if rounded is node else rounded
+
+
+def _rounded(exact: dict[Node, np.dtype], node: Node, dtype: np.dtype) -> Node:
+    """A float32 value rounded to a half dtype; of a view, the same view of what is rounded."""
+    emit = node.builder.emit
+    if node.row.kind is Kind.VIEW:
+        return emit(node.primitive, *(_rounded(exact, source, dtype) for source in node.inputs), **node.params)
+    if exact.get(node) == dtype or (node.primitive == "cast" and node.inputs[0].dtype == dtype):
+        return node
+    return emit("cast", emit("cast", node, dtype=dtype), dtype=FLOAT32)

@@ -90,6 +90,7 @@ def product_statement(
         size_expression(inner_size(node)),
         alpha or Constant(node.dtype.type(1).item(), node.dtype),
         beta or Constant(node.dtype.type(0).item(), node.dtype),
+        node.params.get("precision", "float32"),
     )
 
 

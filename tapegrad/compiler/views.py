@@ -192,10 +192,9 @@ def _transposed_product(uses: Counter[Node], node: Node) -> Node | None:
     if product is None or product.primitive != "matmul" or uses[product] > 1:
         return None
     first, second = product.inputs
-    flags = product.params
-    return node.builder.emit(
-        "matmul", second, first, transpose_a=not flags["transpose_b"], transpose_b=not flags["transpose_a"]
-    )
+    flags = dict(product.params)
+    flags["transpose_a"], flags["transpose_b"] = not flags["transpose_b"], not flags["transpose_a"]
+    return node.builder.emit("matmul", second, first, **flags)
 
 
 def merge_transposes(graph: Graph) -> Graph:

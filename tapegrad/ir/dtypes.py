@@ -40,6 +40,10 @@ COMPUTED_SUFFIXES = tuple(suffix for suffix in SUFFIXES.values() if suffix != "f
 HALF_SUFFIXES = ("f16", "bf16")
 ALL_SUFFIXES = (*COMPUTED_SUFFIXES, *HALF_SUFFIXES)
 
+#: What products may round operands of float32 to, and those of it that are dtypes.
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+HALF_PRECISIONS = ("bfloat16", "float16")
+
 #: The kinds of floating dtypes: for NumPy bfloat16 is of a kind of its own, "V", and no other dtype of ours is.
 FLOATING_KINDS = "fV"
 

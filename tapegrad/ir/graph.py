@@ -417,7 +417,7 @@ def _parse_param(text: str, name: str) -> Any:
                 return tuple(build(item) for item in items)
             case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str(digits))]):
                 return float.fromhex(digits) if "0x" in digits else float(digits)
-            case ast.Constant(value=str(expression)) if name != "message":
+            case ast.Constant(value=str(expression)) if name not in ("message", "precision"):
                 return sizes.parse_size(expression)
         return ast.literal_eval(tree)
 

@@ -207,7 +207,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """``out = alpha * a @ b + beta * out``: ``rows x inner`` times ``inner x columns``; ``out`` has column stride 1."""
+    """``out = alpha * a @ b + beta * out``: ``rows x inner`` times ``inner x columns``; ``out`` has column stride 1.
+
+    ``precision`` is what the operands may be rounded to; where it is a half dtype, they hold such numbers already.
+    """
 
     out: Matrix
     a: Matrix
@@ -217,6 +220,7 @@ class Product:
     inner: Expression
     alpha: Expression
     beta: Expression
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)

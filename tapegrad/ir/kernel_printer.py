@@ -123,7 +123,8 @@ def statement_lines(statement: Statement, depth: int = 0) -> Iterator[str]:
             target = f"{buffer.name}[{expression_text(index)}]"
             yield f"{indent}Accumulate {target} = {ACCUMULATIONS[operation]}({expression_text(value)})"
         case Product(out=out, a=a, b=b, rows=rows, columns=columns, inner=inner, alpha=alpha, beta=beta):
-            yield f"{indent}Product {_matrix(out, rows, columns)}"
+            rounded = f" in {statement.precision}" if statement.precision != "float32" else ""
+            yield f"{indent}Product{rounded} {_matrix(out, rows, columns)}"
             yield f"{indent}{INDENT}= {expression_text(alpha)} * {_matrix(a, rows, inner)}"
             yield f"{indent}{INDENT}@ {_matrix(b, inner, columns)}"
             yield f"{indent}{INDENT}+ {expression_text(beta)} * {out.buffer.name}"
