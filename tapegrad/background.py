@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tapegrad import config, placement
 from tapegrad.compiler.program import Program, compile_graph, find_program
 from tapegrad.ir.graph import Graph
-from tapegrad.runtime.devices import CPU
+from tapegrad.runtime.devices import CPU, CudaMode
 from tapegrad.runtime.interpreter import prepare
 from tapegrad.runtime.nans import require_none
 
@@ -23,6 +24,8 @@ class Compilation:
     graph : Graph
     name : str
         What people call the program.
+    mode : {"launches", "graph", "block", "grid"}, optional
+        How it repeats steps on a GPU.
     device : str
         Where the program will run; what is interpreted is interpreted on the host, and moved.
 
@@ -38,12 +41,13 @@ class Compilation:
     <program double: 1 kernels>
     """
 
-    def __init__(self, graph: Graph, name: str, device: str = CPU) -> None:
+    def __init__(self, graph: Graph, name: str, device: str = CPU, mode: CudaMode | None = None) -> None:
         from tapegrad.compiler.simplify import simplify
 
         self._graph = graph
         self._name = name
         self._device = device
+        self._mode = mode
         self._interpreted = prepare(simplify(graph))
         self._program: Program | None = None
         self._error: BaseException | None = None
@@ -53,7 +57,7 @@ class Compilation:
 
     def _compile(self) -> None:
         try:
-            self._program = compile_now(self._graph, self._name, self._device)
+            self._program = compile_now(self._graph, self._name, self._device, self._mode)
         except BaseException as error:
             self._error = error
 
@@ -85,12 +89,20 @@ class Compilation:
         return self._program
 
 
-def program_or_compilation(graph: Graph, name: str, device: str) -> Program | Compilation:
+def program_or_compilation(graph: Graph, name: str, device: str, mode: CudaMode | None = None) -> Program | Compilation:
     """The program of a graph, where it lies in the cache; else its compilation, which has begun."""
-    return find_program(graph, name=name, device=placement.machine(device)) or Compilation(graph, name, device)
+    found: Program | None = find_program(graph, name=name, device=placement.machine(device))
+    return Compilation(graph, name, device, mode) if found is None else _in_mode(found, mode)
 
 
-def compile_now(graph: Graph, name: str, device: str) -> Program:
+def compile_now(graph: Graph, name: str, device: str, mode: CudaMode | None = None) -> Program:
     """The program of a graph."""
-    program: Program = compile_graph(graph, name=name, device=placement.machine(device))
-    return program
+    return _in_mode(compile_graph(graph, name=name, device=placement.machine(device)), mode)
+
+
+def _in_mode(program: Any, mode: CudaMode | None) -> Program:
+    """A program that repeats its steps in a mode on a GPU; on the CPU there are none."""
+    if hasattr(program, "mode"):
+        program.mode = mode
+    result: Program = program
+    return result

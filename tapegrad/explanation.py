@@ -167,6 +167,8 @@ class Explanation:
             ("memory", self.memory),
             ("program", self.source),
         ]
+        if not isinstance(self.program, Program):
+            parts.insert(-1, ("steps of a scan", self.program.repeats(self._sizes)))
         if self.retraces:
             parts.insert(1, ("traced again", "\n".join(f"  {reason}" for reason in self.retraces)))
         return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts) + "\n"
@@ -205,7 +207,7 @@ class Explanation:
         count = sum(map(len, launches.values()))
         lines.append(
             f"{'all':<{width}}  {total[0]:>12,}  {total[1]:>12,}  {time:>9}  {'':<12}  "
-            f"{len(self.kernels)} kernels in {count} launches on {self.program.device.name}; mode: {self.program.mode}"
+            f"{len(self.kernels)} kernels in {count} launches on {self.program.device.name}"
         )
         return "\n".join(lines)
 

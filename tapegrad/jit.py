@@ -19,7 +19,7 @@ from tapegrad.guards import collect_guards
 from tapegrad.ir.graph import Graph
 from tapegrad.quick_calls import MISSED, QuickCall
 from tapegrad.runtime.counters import counters
-from tapegrad.runtime.devices import CPU
+from tapegrad.runtime.devices import CPU, CUDA_MODES, CudaMode
 from tapegrad.specialization import Specialization
 from tapegrad.tensor import Tensor
 from tapegrad.tracing import Argument, argument_paths, describe
@@ -102,6 +102,7 @@ class Jitted:
         static_argnames: Sequence[str] = (),
         keep_grads: bool = False,
         background: bool = False,
+        cuda_mode: CudaMode | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self._function = function
@@ -109,6 +110,9 @@ class Jitted:
         self._static = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self._keep_grads = keep_grads
         self._background = background
+        self._cuda_mode = cuda_mode
+        if cuda_mode not in (None, *CUDA_MODES):
+            raise OptionError(f"jit: cuda_mode is {cuda_mode!r}, not one of {', '.join(CUDA_MODES)}")
         self._specializations: dict[Any, list[Specialization]] = {}
         self._counts = dict.fromkeys(("traces", "compiles", "cache_hits", "calls", "kernels"), 0)
         self._reasons: list[str] = []
@@ -341,7 +345,8 @@ class Jitted:
             # The compiler is imported when the first function is compiled.
             from tapegrad.background import compile_now, program_or_compilation
 
-            program = (program_or_compilation if self._background else compile_now)(traced.graph, name, device)
+            make = program_or_compilation if self._background else compile_now
+            program = make(traced.graph, name, device, self._cuda_mode)
         specialization = Specialization(traced, guards, owners, device, program, self._count_program)
         self._counts["traces"] += 1
         counters.add("traces")
@@ -430,7 +435,11 @@ def jit(function: Callable[..., Any]) -> Jitted: ...
 
 @overload
 def jit(
-    *, static_argnames: Sequence[str] = ..., keep_grads: bool = ..., background: bool = ...
+    *,
+    static_argnames: Sequence[str] = ...,
+    keep_grads: bool = ...,
+    background: bool = ...,
+    cuda_mode: CudaMode | None = ...,
 ) -> Callable[[Callable[..., Any]], Jitted]: ...
 
 
@@ -440,6 +449,7 @@ def jit(
     static_argnames: Sequence[str] = (),
     keep_grads: bool = False,
     background: bool = False,
+    cuda_mode: CudaMode | None = None,
 ) -> Any:
     """Compile a function - forward, backward and updates together - as one program.
 
@@ -463,6 +473,10 @@ def jit(
         Compile in a thread, and interpret the function with NumPy until the program is ready. Interpreted and compiled
         code agree to rounding, so the bits then depend on when that was. ``scan`` and ``epochs`` wait for the program.
         Where compiling fails, the next call raises.
+    cuda_mode : {"launches", "graph", "block", "grid"}, optional
+        How ``scan`` and ``epochs`` repeat steps on a GPU: kernel after kernel; as CUDA graphs; all steps in one launch
+        of one block that keeps parameters in shared memory; all steps in one launch of a grid. By default the costs of
+        the step decide, and ``explain`` says how.
 
     Returns
     -------
@@ -486,10 +500,10 @@ def jit(
     (12.0, 3.0, 1)
     """
     if function is None:
-        return lambda inner: Jitted(inner, static_argnames, keep_grads, background)
+        return lambda inner: Jitted(inner, static_argnames, keep_grads, background, cuda_mode)
     if isinstance(function, Jitted):
         return function
-    return Jitted(function, static_argnames, keep_grads, background)
+    return Jitted(function, static_argnames, keep_grads, background, cuda_mode)
 
 
 def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,15 @@ from tapegrad.primitives import shape_text
 from tapegrad.runtime.counters import counters
 
 if TYPE_CHECKING:
+    from tapegrad.compiler.cuda_modes import BoundLoop
     from tapegrad.compiler.cuda_program import CudaBinding, CudaProgram
     from tapegrad.runtime.gpu import CapturedGraph
 
 #: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
 Key = tuple[Any, ...]
 Call = Callable[[], None]
+#: What runs the steps from one number up to another.
+Runs = Callable[[int, int], None]
 
 #: Host inputs of up to so many bytes are copied to the device together, and only when they changed.
 PACKED_BYTES = 4096
@@ -123,25 +126,32 @@ class CudaFrame:
         binding = self._bind(tuple(shapes))
         moved = sorted(scanned) + sorted(gathered)
         used = self._place_inputs(inputs, [n for n in range(len(inputs)) if n not in moved])
-        sources = [self._source(number, inputs[number]) for number in moved]
+        sources = {number: self._source(number, inputs[number]) for number in moved}
+        loops = self._program.loops(frozenset(scanned), frozenset(gathered))
+        mode = loops.choose(binding.symbols, self._program.mode).mode
         for number in moved:
             used[number] = self._region_view(("slot", number), shapes[number], self._dtypes[number])
         results = self._own_outputs(used)
         stored = [number for number in range(len(results)) if number not in self._written]
         stacked = self._stacked([results[number] for number in stored], steps)
-        moves = [(source, used[number]) for source, number in zip(sources, moved, strict=True)]
-        moves += [(results[number], array) for number, array in zip(stored, stacked, strict=True)]
-        begin, end = self._ends(moves, len(scanned), len(gathered), rows)
-        self._device.copy(self._counter, np.zeros(2, np.int64))
-        calls = [begin, *self._calls(used, results), end]
-        arrays = [*used, *(array for pair in moves for array in pair)]
-        kind = ("scan", len(scanned), len(gathered))
-        key: Key = (kind, binding.shapes, tuple(map(self._device.address, arrays)))
+        if mode in ("block", "grid"):
+            arrays = [sources.get(number, array) for number, array in enumerate(used)]
+            outputs = dict(zip(stored, stacked, strict=True))
+            run = self._loop_runs(loops.bound(mode, binding.symbols), arrays, outputs, rows)
+        else:
+            moves = [(source, used[number]) for number, source in sources.items()]
+            moves += [(results[number], array) for number, array in zip(stored, stacked, strict=True)]
+            begin, end = self._ends(moves, len(scanned), len(gathered), rows)
+            self._device.copy(self._counter, np.zeros(2, np.int64))
+            arrays = [*used, *(array for pair in moves for array in pair)]
+            kind = ("scan", len(scanned), len(gathered))
+            key: Key = (kind, binding.shapes, tuple(map(self._device.address, arrays)))
+            run = self._graph_runs(key, [begin, *self._calls(used, results), end], mode == "graph")
         for number, array in zip(stored, stacked, strict=True):
             results[number] = array
         status = 0
         with self._alone(used):
-            for done, status in self._pieces(key, calls, steps, wait=between is not None):
+            for done, status in self._pieces(run, steps, wait=between is not None):
                 if between is not None and not status:
                     between(done, results)
         for number, array in zip(stored, self._unstacked(stacked), strict=True):
@@ -168,6 +178,48 @@ class CudaFrame:
             times = [self._device.seconds(graph.launch) for _ in range(3)] if own else [0.0]
             seconds.append(min(times) / TIMED_RUNS)
         return tuple(seconds)
+
+    def _loop_runs(self, loop: BoundLoop, inputs: Sequence[Any], outputs: Mapping[int, Any], rows: Any) -> Runs:
+        """Run steps by a kernel that repeats them."""
+        arena = self._region("loop", loop.placement.arena_bytes)
+        barrier = _view(self._region("barrier", ALIGNMENT, zeros=True), 0, (1,), np.dtype(np.uint32))
+        temporaries = {
+            buffer: _view(arena, offset, (count,), buffer.dtype)
+            for buffer, (offset, count) in loop.temporaries().items()
+        }
+        launch = partial(
+            loop.launch,
+            self._status,
+            barrier,
+            inputs,
+            [outputs.get(number) for number in range(len(self._output_dtypes))],
+            None if rows is None else self._rows(rows),
+            temporaries,
+        )
+
+        def run(first: int, stop: int) -> None:
+            counters.add("launches")
+            launch(first, stop)
+
+        return run
+
+    def _graph_runs(self, key: Key, calls: Sequence[Call], by_graph: bool) -> Runs:
+        """Run steps by graphs, where such a call was there before, and launch them one by one before."""
+        again = by_graph and self._comes_again(key)
+
+        def run(first: int, stop: int) -> None:
+            left = stop - first
+            while left:
+                # What was never launched is not captured: the device loads kernels when they are first launched.
+                graphs = by_graph and (again or left < stop)
+                count = next((n for n in GRAPH_STEPS if n <= left and (n > 1 or again)), 1) if graphs else 1
+                if count > 1 or again:
+                    self._repeat(key, calls, count)
+                else:
+                    self._launch(calls)
+                left -= count
+
+        return run
 
     def _calls(self, used: Sequence[Any], results: Sequence[Any]) -> list[Call]:
         """The launches of one run on these arrays."""
@@ -229,26 +281,18 @@ class CudaFrame:
         pairs = zip(previous[2], key[2], strict=True)
         return all(before == now or number in self._volatile for number, (before, now) in enumerate(pairs))
 
-    def _pieces(self, key: Key, calls: Sequence[Call], steps: int, wait: bool) -> Iterator[tuple[int, int]]:
+    def _pieces(self, run: Runs, steps: int, wait: bool) -> Iterator[tuple[int, int]]:
         """Steps in pieces of about `NATIVE_SECONDS`; gives how many are done, and the status, after each.
 
         How steps are cut changes no bits. The host waits between pieces, and after the last one only if it must.
         """
-        again = self._comes_again(key)
         done, status = 0, 0
         piece = max(1, int(NATIVE_SECONDS / self._step_seconds)) if self._step_seconds else 1
         while done < steps and not status:
             piece = min(piece, steps - done)
             start = time.perf_counter()
-            left = piece
-            while left:
-                # What was never launched is not captured: the device loads kernels when they are first launched.
-                count = next((n for n in GRAPH_STEPS if n <= left and (n > 1 or again)), 1) if done or again else 1
-                if count > 1 or again:
-                    self._repeat(key, calls, count)
-                else:
-                    self._launch(calls)
-                left, done = left - count, done + count
+            run(done, done + piece)
+            done += piece
             if self._checked or wait or done < steps:
                 status = self._finish(wait=True)
                 self._step_seconds = max((time.perf_counter() - start) / piece, 1e-9)
@@ -264,6 +308,8 @@ class CudaFrame:
         status = int(self._device.to_host(self._status)[0])
         if status:
             self._device.copy(self._status, np.zeros(STATUS_WORDS, np.int32))
+            # Blocks that gave up have left it halfway.
+            self._regions.pop("barrier", None)
         return status
 
     @contextmanager

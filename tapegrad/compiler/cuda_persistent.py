@@ -36,6 +36,10 @@ Feed = Literal["cell", "constant", "scanned", "gathered"]
 
 #: Bytes at the start of shared memory that hold the status.
 STATUS_BYTES = 16
+#: The status where blocks of a grid waited for others that did not come.
+BARRIER_LOST = -1
+#: Bytes at whose multiples buffers in global memory begin.
+ARENA_ALIGNMENT = 256
 #: Copies to shared memory move so many bytes at once where they can.
 PIECE = 16
 
@@ -213,10 +217,13 @@ class PersistentProgram:
         start = STATUS_BYTES + self.scratch_bytes
         buffers, plan = self._plan(inside, symbols)
         shared = {buffer: start + offset for buffer, offset in zip(buffers, plan.offsets, strict=True)}
-        outside, arena = self._plan([b for b in self.uses if b not in inside and self._needs_arena(b)], symbols)
-        return Placement(
-            shared, start + plan.arena_bytes, dict(zip(outside, arena.offsets, strict=True)), arena.arena_bytes
-        )
+        arena: dict[Buffer, int] = {}
+        end = 0
+        for buffer, use in self.uses.items():
+            if buffer not in inside and self._needs_arena(buffer):
+                # Each has memory of its own: one launch is handed all of them, and no two may overlap.
+                arena[buffer], end = end, end + -(-buffer_bytes(use, symbols) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+        return Placement(shared, start + plan.arena_bytes, arena, end)
 
     def _needs_arena(self, buffer: Buffer) -> bool:
         return self.feeds.get(buffer) == "gathered" or (buffer not in self.feeds and buffer is not self.rows)

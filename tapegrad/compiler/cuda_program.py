@@ -13,16 +13,19 @@ from tapegrad import config
 from tapegrad.compiler.cuda_frame import CudaFrame
 from tapegrad.compiler.cuda_launches import index_type
 from tapegrad.compiler.cuda_layout import ALIGNMENT, CudaLayout, Launch, cuda_layout
+from tapegrad.compiler.cuda_modes import Loops
+from tapegrad.compiler.cuda_persistent import BARRIER_LOST
 from tapegrad.compiler.cuda_scan import Pattern, scan_source
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters, step_source
 from tapegrad.compiler.memory import Plan, memory_table, plan_memory
-from tapegrad.errors import GraphError, TapegradError
+from tapegrad.errors import DeviceError, GraphError, TapegradError
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Kernel, Schedule
 from tapegrad.ir.sizes import Symbol
 from tapegrad.runtime import devices
 from tapegrad.runtime.counters import counters
+from tapegrad.runtime.devices import CudaMode
 from tapegrad.runtime.failures import check_error, check_locations
 from tapegrad.runtime.nans import one_by_one, watched
 
@@ -99,8 +102,6 @@ class CudaProgram:
         Whether NVRTC ran for it; else its machine code was found.
     """
 
-    #: How steps are run: each as a graph of launches.
-    mode = "graph"
     #: There is no machine code that the short way of a call could enter.
     entry_address = 0
     #: What one run is in the end: the launch of a graph.
@@ -120,6 +121,9 @@ class CudaProgram:
         counters.add("compiles" if self.compiled_now else "cache_hits")
         self._bindings: dict[tuple[tuple[int, ...], ...], CudaBinding | None] = {}
         self._scan_modules: dict[Pattern, LoadedModule] = {}
+        #: How a scan runs, where the user asks for it; else the costs decide.
+        self.mode: CudaMode | None = None
+        self._loops: dict[tuple[frozenset[int], frozenset[int]], Loops] = {}
         self._frames = threading.local()
 
     # --- running
@@ -273,8 +277,23 @@ class CudaProgram:
             module = self._scan_modules[pattern] = self.device.load(scan_source(pattern), "scan")
         return module
 
+    def loops(self, scanned: frozenset[int], gathered: frozenset[int]) -> Loops:
+        """The ways of repeating steps that are fed like this."""
+        key = (scanned, gathered)
+        if key not in self._loops:
+            self._loops[key] = Loops(self.schedule, self.device, self.name, scanned, gathered)
+        return self._loops[key]
+
+    def repeats(self, symbols: Mapping[Symbol, int]) -> str:
+        """How steps are repeated at these sizes, and why; for people."""
+        return self.loops(frozenset(), frozenset()).describe(symbols, self.mode)
+
     def failure(self, status: int) -> TapegradError:
         """The exception for a status that a run has left."""
+        if status == BARRIER_LOST:
+            return DeviceError(
+                f"{self.name}: blocks of a grid waited for each other for seconds; cuda_mode='graph' works"
+            )
         if not 0 < status <= len(self.schedule.checks):
             return GraphError(f"{self.name} left with status {status}, which is no check of it")
         message = self.schedule.checks[status - 1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 CUDA = "cuda:0"
+#: How a CUDA device repeats the steps of a scan.
+CudaMode = Literal["launches", "graph", "block", "grid"]
+CUDA_MODES: tuple[CudaMode, ...] = get_args(CudaMode)
 _NAMES = {"cpu": CPU, "cuda": CUDA, "cuda:0": CUDA}
 
 _devices: dict[str, CudaDevice] = {}

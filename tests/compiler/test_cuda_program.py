@@ -53,7 +53,9 @@ def taking_rows() -> Graph:
 
 @pytest.fixture
 def step(cuda: CudaDevice) -> CudaProgram:
-    return compile_graph(training_step(), name="step", device=cuda)
+    program = compile_graph(training_step(), name="step", device=cuda)
+    program.mode = "graph"
+    return program
 
 
 def batch(rows: int, seed: int = 0) -> list[np.ndarray]:

@@ -32,10 +32,14 @@ WORKLOADS = {
 LAUNCHES = {"xor": 2, "digits": 9, "adam": 14, "momentum": 6}
 
 
-@cache
 def training(name: str) -> tuple[Graph, Schedule, list[np.ndarray], np.ndarray, np.ndarray]:
     """The graph of a step and its kernels for a GPU, what the step starts from, and batches."""
-    workload = WORKLOADS[name]
+    return training_of(WORKLOADS[name])
+
+
+@cache
+def training_of(workload: Workload) -> tuple[Graph, Schedule, list[np.ndarray], np.ndarray, np.ndarray]:
+    """The same for any workload."""
     step, _ = tapegrad_step(workload)
     xs, ys = workload.batches()
     step(xs[0], ys[0])

@@ -1,0 +1,292 @@
+"""How the steps of a scan run on a GPU: as a graph of launches, in one block, or in a grid that meets at barriers.
+
+The times that each would take are estimated from what the steps do at the sizes of the call and from one table of
+costs, and the least wins. The estimates need to be right in their order, not to the microsecond: where two are close,
+either will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tapegrad.compiler.chunks import extent
+from tapegrad.compiler.cuda_persistent import Launch, PersistentKernel, PersistentProgram, Placement
+from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step, iterations, tile
+from tapegrad.compiler.layout import walk
+from tapegrad.ir import sizes
+from tapegrad.ir.kernel import Apply, Buffer, Load, Loop, Product, Schedule, Statement
+from tapegrad.ir.sizes import Symbol
+from tapegrad.runtime.devices import CudaMode
+
+if TYPE_CHECKING:
+    from tapegrad.runtime.gpu import CudaDevice, Function
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What things cost on a GPU of the Hopper generation, in seconds; rates are per second.
+
+    Attributes
+    ----------
+    launch : float
+        One launch from the host; the host is slower than the device.
+    node : float
+        One kernel of a CUDA graph: 1.2 to 1.4 microseconds from the end of one to the start of the next.
+    grid_barrier : float
+        One meeting of all blocks through global memory.
+    block_barrier : float
+        One meeting of the threads of a block, with the tail of the slowest warp: some tens of cycles.
+    block_rate : float
+        Floating-point operations of one block on one multiprocessor: half of its peak of 128 multiply-adds a cycle,
+        less what loads from shared memory take of it.
+    thread_operation : float
+        One operation of a thread that works alone: the latency of a load from shared memory or of arithmetic.
+    far_operation : float
+        The same where operands come from global memory.
+    block_bandwidth : float
+        Bytes that one multiprocessor gets from the second-level cache.
+    """
+
+    launch: float = 4e-6
+    node: float = 1.3e-6
+    grid_barrier: float = 1.1e-6
+    block_barrier: float = 3e-8
+    block_rate: float = 2e11
+    thread_operation: float = 1e-8
+    far_operation: float = 5e-8
+    block_bandwidth: float = 6e10
+
+
+COSTS = Costs()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A mode, and why.
+
+    Attributes
+    ----------
+    mode : {"launches", "graph", "block", "grid"}
+    seconds : mapping
+        What a step would take in each mode, as estimated.
+    why : str
+    """
+
+    mode: CudaMode
+    seconds: Mapping[CudaMode, float] = field(default_factory=dict)
+    why: str = ""
+
+    def __str__(self) -> str:
+        """One line for people.
+
+        Examples
+        --------
+        >>> str(Choice("block", {"graph": 1.04e-5, "block": 2e-6}, "estimated to be the fastest"))
+        'mode block, estimated to be the fastest: graph 10.4 us, block 2.0 us a step'
+        """
+        times = ", ".join(f"{mode} {seconds * 1e6:.1f} us" for mode, seconds in self.seconds.items())
+        return f"mode {self.mode}, {self.why}" + (f": {times} a step" if times else "")
+
+
+def operations(body: Sequence[Statement], symbols: Mapping[Symbol, int]) -> int:
+    """Loads and arithmetic of statements at some sizes, for one thread."""
+    count = 0
+    for statement in body:
+        if isinstance(statement, Loop):
+            count += sizes.evaluate(iterations((statement,)), symbols) * operations(statement.body, symbols)
+        else:
+            count += max(1, sum(isinstance(item, (Apply, Load)) for item in walk((statement,))))
+    return count
+
+
+def step_seconds(
+    step: Step, symbols: Mapping[Symbol, int], blocks: int, threads: int, near: bool, costs: Costs = COSTS
+) -> float:
+    """The time of one step, from when all threads begin until the last has ended; ``near`` is shared memory."""
+    each = costs.thread_operation if near else costs.far_operation
+    if step.kind == "product":
+        (product,) = step.body
+        assert isinstance(product, Product)
+        rows, columns, inner = (_evaluated(size, symbols) for size in (product.rows, product.columns, product.inner))
+        size = tile(product)
+        tiles = -(-rows // size) * -(-columns // size)
+        rounds = -(-tiles // blocks)
+        # A tile is worked on whole, also where the product ends within it.
+        work = 2 * size * size * inner * rounds / costs.block_rate
+        return work + inner / 16 * each
+    body = operations(step.body, symbols)
+    if step.kind == "alone":
+        return body * each
+    width = threads // WARP if step.kind == "rows" else threads
+    count = sizes.evaluate(iterations(step.loops), symbols)
+    rounds = -(-count // (width * blocks))
+    if step.kind == "rows":
+        body = -(-body // WARP) + 10
+    return rounds * max(body * each / 4, body * threads / costs.block_rate)
+
+
+def _evaluated(expression: Any, symbols: Mapping[Symbol, int]) -> int:
+    size = extent(expression)
+    assert size is not None
+    return sizes.evaluate(size, symbols)
+
+
+def graph_seconds(program: PersistentProgram, symbols: Mapping[Symbol, int], processors: int) -> float:
+    """The time of a step as a graph: every step of a kernel is a node, and so are two that move the batch."""
+    total = 2 * COSTS.node
+    for group in program.phases.groups:
+        for item in group:
+            blocks = min(item.step.blocks(symbols), processors)
+            total += COSTS.node + step_seconds(item.step, symbols, blocks, BLOCK, False)
+    return total
+
+
+def persistent_seconds(
+    program: PersistentProgram, symbols: Mapping[Symbol, int], inside: Collection[Buffer], blocks: int
+) -> float:
+    """The time of a step in a persistent kernel."""
+    total = 0.0
+    in_block = program.mode == "block"
+    for group in program.phases.groups:
+        total += COSTS.block_barrier if in_block else COSTS.grid_barrier
+        for item in group:
+            far = [b for b in item.parameters.buffers if b not in inside and b not in program.outputs]
+            total += step_seconds(item.step, symbols, blocks, program.threads, not far)
+            if in_block:
+                count = sum(sizes.evaluate(b.size, symbols) * b.dtype.itemsize for b in far)
+                total += count / COSTS.block_bandwidth
+    return total
+
+
+# Loops of a program ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class BoundLoop:
+    """A persistent kernel at some sizes, ready to be launched on arrays."""
+
+    program: PersistentProgram
+    kernel: PersistentKernel
+    function: Function
+    placement: Placement
+    symbols: Mapping[Symbol, int]
+    blocks: int
+
+    def temporaries(self) -> dict[Buffer, tuple[int, int]]:
+        """The offset in an arena, and the elements, of what has no place in shared memory."""
+        sizes_of = {buffer: self.program.uses[buffer].size for buffer in self.placement.arena}
+        return {b: (at, sizes.evaluate(sizes_of[b], self.symbols)) for b, at in self.placement.arena.items()}
+
+    def launch(
+        self,
+        status: Any,
+        barrier: Any,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        rows: Any,
+        temporaries: Mapping[Buffer, Any],
+        first: int,
+        stop: int,
+    ) -> None:
+        """Run the steps from ``first`` up to ``stop``; see `tapegrad.compiler.cuda_persistent.Launch`."""
+        given = Launch(
+            status, barrier, inputs, outputs, rows, temporaries, first, stop, self.symbols, self.placement.shared
+        )
+        self.function.launch(
+            self.blocks,
+            self.kernel.threads,
+            self.kernel.pack(given),
+            self.placement.shared_bytes,
+            cooperative=self.program.mode == "grid",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Variant:
+    """A persistent kernel that exists, by what lies in shared memory."""
+
+    inside: frozenset[Buffer]
+    kernel: PersistentKernel
+    function: Function
+
+
+class Loops:
+    """The modes in which a program may repeat its steps, fed in one way; kernels are compiled when first needed."""
+
+    def __init__(self, schedule: Schedule, device: CudaDevice, name: str, scanned: frozenset[int],
+                 gathered: frozenset[int]) -> None:  # fmt: skip
+        self._device = device
+        self._name = name
+        self._block = PersistentProgram(schedule, "block", scanned, gathered)
+        self._grid = PersistentProgram(schedule, "grid", scanned, gathered)
+        self._variants: dict[str, list[_Variant]] = {"block": [], "grid": []}
+        self._bound: dict[tuple[str, tuple[tuple[Symbol, int], ...]], BoundLoop] = {}
+
+    @cached_property
+    def _processors(self) -> int:
+        return self._device.limits.multiprocessors
+
+    def choose(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> Choice:
+        """The mode for these sizes."""
+        if forced is not None:
+            return Choice(forced, {}, "as asked for")
+        limit = self._device.limits.shared_bytes
+        values = self._block.values(symbols)
+        seconds: dict[CudaMode, float] = {"graph": graph_seconds(self._block, values, self._processors)}
+        inside = self._block.inside(values, limit)
+        seconds["block"] = persistent_seconds(self._block, values, inside, 1)
+        if self._device.limits.cooperative:
+            blocks = self._grid.blocks(values, self._processors)
+            seconds["grid"] = persistent_seconds(self._grid, values, (), blocks)
+        best = min(seconds, key=lambda mode: seconds[mode])
+        return Choice(best, seconds, "estimated to be the fastest")
+
+    def describe(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> str:
+        """The mode for these sizes, and what lies where."""
+        choice = self.choose(symbols, forced)
+        if choice.mode not in ("block", "grid"):
+            return str(choice)
+        program = self._grid if choice.mode == "grid" else self._block
+        values = program.values(symbols)
+        inside = program.inside(values, self._device.limits.shared_bytes)
+        groups = len(program.phases.groups)
+        lines = [str(choice), f"{groups} barriers a step, {program.threads} threads a block"]
+        near = [buffer.name for buffer in program.uses if buffer in inside]
+        far = [buffer.name for buffer in program.uses if buffer not in inside]
+        if near:
+            count = program.shared_bytes(inside, values)
+            lines.append(f"in shared memory, {count:,} bytes: {', '.join(near)}")
+        if far:
+            lines.append(f"in global memory: {', '.join(far)}")
+        return "\n".join(lines)
+
+    def bound(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
+        """The persistent kernel of a mode at these sizes."""
+        key = (mode, tuple(sorted(symbols.items(), key=str)))
+        found = self._bound.get(key)
+        if found is None:
+            found = self._bound[key] = self._bind(mode, symbols)
+        return found
+
+    def _bind(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
+        program = self._grid if mode == "grid" else self._block
+        values = program.values(symbols)
+        limit = self._device.limits.shared_bytes
+        # Another batch size compiles nothing where a kernel that exists has room for it.
+        fitting = [v for v in self._variants[mode] if program.shared_bytes(v.inside, values) <= limit]
+        variant = max(fitting, key=lambda v: program.shared_bytes(v.inside, values), default=None)
+        if variant is None:
+            inside = program.inside(values, limit)
+            kernel = program.kernel(inside)
+            function = self._device.load(kernel.source, f"{self._name} ({mode})").function(kernel.name)
+            variant = _Variant(inside, kernel, function)
+            self._variants[mode].append(variant)
+        placement = program.placement(variant.inside, values)
+        most = 1
+        if mode == "grid":
+            most = variant.function.resident_blocks(variant.kernel.threads, placement.shared_bytes)
+        blocks = program.blocks(values, min(most, self._processors))
+        return BoundLoop(program, variant.kernel, variant.function, placement, values, blocks)
