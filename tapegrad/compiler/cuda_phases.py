@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from tapegrad.compiler.cuda_source import Parameters, step_parameters
 from tapegrad.compiler.cuda_steps import Step, kernel_steps
-from tapegrad.compiler.layout import walk
-from tapegrad.ir.kernel import Check, Kernel, Schedule
+from tapegrad.ir.kernel import Kernel, Schedule
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,6 @@ class PhaseStep:
     kernel: Kernel
     step: Step
     parameters: Parameters
-
-    @property
-    def checks(self) -> bool:
-        """Whether the step may end the program."""
-        return any(isinstance(item, Check) for item in walk(self.step.body))
 
 
 @dataclass(frozen=True)
@@ -98,14 +92,14 @@ def program_phases(schedule: Schedule) -> Phases:
         level = max(needs, default=0)
         for buffer in touched:
             levels.note(buffer, buffer in written, alone, level)
-        if item.checks:
+        if item.step.checks:
             levels.note(status, True, alone, level)
         placed.append(level)
     count = max(placed, default=-1) + 1
     groups = tuple(
         tuple(step for step, own in zip(steps, placed, strict=True) if own == level) for level in range(count)
     )
-    checked = max((k for k, group in enumerate(groups) if any(step.checks for step in group)), default=None)
+    checked = max((k for k, group in enumerate(groups) if any(item.step.checks for item in group)), default=None)
     late = range(0 if checked is None else checked + 1, count)
     committing = (k for k in late if any(not kept.isdisjoint(step.parameters.written) for step in groups[k]))
     return Phases(groups, checked, next(committing, count))
