@@ -15,6 +15,7 @@ from tapegrad.axes import as_axis, broadcast, size_number
 from tapegrad.dims import Dim, as_size
 from tapegrad.elementwise import astype
 from tapegrad.errors import BoundsError, DTypeError, ShapeError
+from tapegrad.foreign import is_foreign
 from tapegrad.ir import sizes
 from tapegrad.ir.sizes import Size
 from tapegrad.primitives import BOOL, INT64, broadcast_shapes, shape_text
@@ -27,7 +28,7 @@ __all__ = ["one_hot", "scatter_add", "take", "take_along_axis"]
 
 def known_indices(indices: TensorLike) -> np.ndarray | None:
     """Indices whose values are at hand and stay what they are; None for Tensors and what a trace must read anew."""
-    if isinstance(indices, Tensor | Dim):
+    if isinstance(indices, Tensor | Dim) or is_foreign(indices):
         return None
     if isinstance(indices, np.ndarray) and tape.local.trace is not None:
         return None

@@ -24,6 +24,7 @@ from tapegrad.axes import broadcast
 from tapegrad.dims import Dim, as_size
 from tapegrad.elementwise import astype
 from tapegrad.errors import AxisError, BoundsError, DTypeError, InPlaceError, ShapeError, TracingError
+from tapegrad.foreign import is_foreign
 from tapegrad.gathering import checked_indices, flat_indices
 from tapegrad.ir import sizes
 from tapegrad.ir.dtypes import is_floating
@@ -88,6 +89,13 @@ def _mask_indices(mask: Any, shape: Shape) -> list[np.ndarray]:
     if len(part) != array.ndim or any(sizes.unify(a, b) is None for a, b in zip(part, array.shape, strict=True)):
         raise ShapeError(f"x[mask]: a mask of shape {shape_text(array.shape)} does not fit the axes {shape_text(part)}")
     return list(np.nonzero(array))
+
+
+def _known(index: Any) -> Any:
+    """An index in which every array is one of NumPy or a Tensor."""
+    if isinstance(index, tuple):
+        return tuple([_known(item) for item in index]) if any(map(is_foreign, index)) else index
+    return as_tensor(index) if is_foreign(index) else index
 
 
 def _items(index: Any, shape: Shape) -> list[Any]:
@@ -379,6 +387,7 @@ def getitem(x: Tensor, index: Any) -> Tensor:
     if tape.local.trace is not None and type(index) is int and len(shape) == 1 and type(shape[0]) is int:
         if 0 <= index < shape[0]:
             return record("element", (x,), place=(index,))
+    index = _known(index)
     parts = _parse(index, shape)
     at_hand = _part_at_hand(x, index)
     if at_hand is not None:
@@ -445,6 +454,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
         )
     if new.dtype != x.dtype or new._weak:
         new = astype(new, x.dtype)
+    index = _known(index)
     if _is_mask(index) and not new.ndim:
         x._replace(_where_mask(x, index, new), "x[i] = v")
         return

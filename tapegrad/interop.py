@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from tapegrad import tape
+from tapegrad import placement, tape
 from tapegrad.errors import DeviceError, ExchangeError
-from tapegrad.recording import as_dtype, as_tensor, private_array, wrap
+from tapegrad.foreign import is_foreign, type_name
+from tapegrad.recording import as_dtype, as_tensor, given, private_array, shared, wrap
 from tapegrad.runtime.counters import counters
+from tapegrad.runtime.devices import CPU
 
 if TYPE_CHECKING:
     from tapegrad.tensor import Tensor
@@ -38,7 +40,7 @@ class Exchange:
     _lent: list[Any]
 
     if TYPE_CHECKING:
-        _storage: np.ndarray | None
+        _storage: Any
 
         @property
         def device(self) -> str: ...
@@ -60,7 +62,7 @@ class Exchange:
         ExchangeError
             Where the consumer asks for another device than this one or the CPU, or for no copy where one is needed.
         """
-        value = self._value()
+        value = self._placed_value()
         elsewhere = dl_device is not None and tuple(dl_device) != self.__dlpack_device__()
         if elsewhere and dl_device != (_CPU, 0):
             raise ExchangeError(f"__dlpack__: a Tensor on {self.device!r} goes there or to the CPU, not to {dl_device}")
@@ -69,21 +71,27 @@ class Exchange:
             reason = "it lies elsewhere" if elsewhere else "training steps overwrite a parameter in place"
             raise ExchangeError(f"__dlpack__: copy=False, but {reason}; a copy of it can be had")
         if elsewhere:
-            value, stream = value.get(), None
+            value, stream = placement.on_host(value), None
         elif copied:
-            value = value.copy()
+            value = placement.copy(value)
         return _capsule(value, stream, max_version, copied)
 
     def __dlpack_device__(self) -> tuple[int, int]:
+        self._value()  # one that goes along with any device lies somewhere once it is computed
         kind, _, number = self.device.partition(":")
-        return (_CPU, 0) if kind == "cpu" else (_CUDA, int(number))
+        return (_CPU, 0) if kind == CPU else (_CUDA, int(number))
+
+    def _placed_value(self) -> Any:
+        """The value, on the device that the Tensor is said to lie on."""
+        value = self._value()
+        return placement.moved(value, self.device)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The value for libraries that read GPU arrays; on the CPU, and for a parameter, there is none."""
-        if self.device == "cpu" or self._storage is not None:
+        if self.device == CPU or self._storage is not None:
             raise AttributeError("__cuda_array_interface__")
-        value = self._value()
+        value = self._placed_value()
         try:
             lent = self._lent
         except AttributeError:
@@ -142,18 +150,23 @@ def from_dlpack(x: Any) -> Tensor:
     if isinstance(x, Exchange):
         return cast("Tensor", x).detach()
     if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
-        raise ExchangeError(f"from_dlpack: {_kind(x)} has no __dlpack__ and __dlpack_device__; use tg.asarray")
+        raise ExchangeError(f"from_dlpack: {type_name(x)} has no __dlpack__ and __dlpack_device__; use tg.asarray")
     place, number = x.__dlpack_device__()
+    if place in (_CUDA, _CUDA_MANAGED):
+        return shared(x, "from_dlpack")
     if place not in (_CPU, _CUDA_HOST):
-        raise DeviceError(f"from_dlpack: {_kind(x)} lies on device {(int(place), number)}, and only the CPU is here")
+        raise DeviceError(
+            f"from_dlpack: {type_name(x)} lies on DLPack's device {(int(place), number)}, and tapegrad knows the CPU "
+            "and CUDA"
+        )
     try:
         array = np.from_dlpack(x)
     except (BufferError, RuntimeError, TypeError) as error:
-        raise ExchangeError(f"from_dlpack: {_kind(x)} was not handed out: {error}") from error
+        raise ExchangeError(f"from_dlpack: {type_name(x)} was not handed out: {error}") from error
     return _shared(array, "from_dlpack")
 
 
-def asarray(x: Any, dtype: Any = None) -> Tensor:
+def asarray(x: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     """``x`` as a Tensor, without a copy where that is possible.
 
     Whoever writes to memory that is shared changes the Tensor, and every result that has not been read yet; ``Tensor``
@@ -165,6 +178,8 @@ def asarray(x: Any, dtype: Any = None) -> Tensor:
         A Tensor, which is given back; an array of NumPy, PyTorch, JAX or CuPy, which is shared; numbers and lists.
     dtype : dtype, optional
         That of ``x`` where None.
+    device : str, optional
+        Where ``x`` lies where None, which for numbers and lists is the default device.
 
     Returns
     -------
@@ -173,7 +188,7 @@ def asarray(x: Any, dtype: Any = None) -> Tensor:
 
     Raises
     ------
-    ExchangeError, DTypeError, ShapeError
+    ExchangeError, DTypeError, DeviceError, ShapeError
 
     Examples
     --------
@@ -187,13 +202,33 @@ def asarray(x: Any, dtype: Any = None) -> Tensor:
     wanted = None if dtype is None else as_dtype(dtype)
     if isinstance(x, Exchange):
         tensor = cast("Tensor", x)
+    elif is_foreign(x):
+        tensor = shared(x, "asarray")
     elif isinstance(x, np.ndarray):
         tensor = _shared(x, "asarray")
     elif hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__"):
         tensor = from_dlpack(x)
     else:
-        tensor = as_tensor(x, wanted)
-    return tensor if wanted is None or tensor.dtype == wanted else tensor.astype(wanted)
+        tensor = wrap(given(x, wanted, placement.get_default_device()))
+    if wanted is not None and tensor.dtype != wanted:
+        tensor = tensor.astype(wanted)
+    return tensor if device is None else tensor.to(device)
+
+
+def is_of_others(value: Any) -> bool:
+    """Whether a value is an array of another library, and not one of NumPy.
+
+    Examples
+    --------
+    >>> is_of_others(np.zeros(2)), is_of_others(3.0)
+    (False, False)
+    """
+    kind = type(value)
+    return (
+        kind is not np.ndarray
+        and not issubclass(kind, Exchange | np.ndarray)
+        and (hasattr(kind, "__dlpack__") or is_foreign(value))
+    )
 
 
 def _shared(array: Any, operation: str) -> Tensor:
@@ -202,11 +237,6 @@ def _shared(array: Any, operation: str) -> Tensor:
     if tape.local.trace is not None:
         return as_tensor(array)  # captured: read anew at each call
     if array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative:
-        return wrap(tape.leaf(array))
+        return wrap(tape.leaf(array, CPU))
     counters.add("door_copies")
-    return wrap(tape.leaf(private_array(array, None)))
-
-
-def _kind(x: Any) -> str:
-    """The name of a type, with its module."""
-    return f"{type(x).__module__}.{type(x).__qualname__}"
+    return wrap(tape.leaf(private_array(array, None), CPU))

@@ -16,6 +16,7 @@ from tapegrad import config, placement, precision, pytree, sequences, tape
 from tapegrad.captures import Devices
 from tapegrad.errors import OptionError
 from tapegrad.guards import collect_guards
+from tapegrad.interop import asarray, is_of_others
 from tapegrad.ir.graph import Graph
 from tapegrad.quick_calls import MISSED, QuickCall
 from tapegrad.runtime.counters import counters
@@ -298,10 +299,12 @@ class Jitted:
 
     def _find(self, leaves: list[Any], structure: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Specialization:
         paths = argument_paths(self._function, args, kwargs) if self._static else None
-        arguments = [
-            describe(leaf, "", paths is not None and paths[number].split("[")[0] in self._static)
-            for number, leaf in enumerate(leaves)
-        ]
+        arguments: list[Argument] = []
+        for number, leaf in enumerate(leaves):
+            static = paths is not None and paths[number].split("[")[0] in self._static
+            if not static and is_of_others(leaf):
+                leaf = leaves[number] = asarray(leaf)
+            arguments.append(describe(leaf, "", static))
         key = (structure, tuple([argument.key for argument in arguments]), precision.current())
         shapes = _shapes(leaves, arguments)
         known = self._specializations.get(key, [])
@@ -532,6 +535,7 @@ def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
     """
     jitted = jit(function)
     leaves, structure = pytree.flatten((args, kwargs))
+    leaves = [asarray(leaf) if is_of_others(leaf) else leaf for leaf in leaves]
     paths = argument_paths(jitted._function, args, kwargs)
     arguments = [
         describe(leaf, path, path.split("[")[0] in jitted._static) for leaf, path in zip(leaves, paths, strict=True)

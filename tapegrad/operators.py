@@ -11,6 +11,7 @@ import numpy as np
 from tapegrad import config
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
+from tapegrad.foreign import is_foreign
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.paths import NUMBER_KINDS, steps
 from tapegrad.precision import precision_of
@@ -165,7 +166,7 @@ def _operator(function: _Method, swapped: bool = False) -> _Method:
     """A method for a Python operator: ``function`` of both operands, NotImplemented for what no operator takes."""
 
     def method(self: Any, other: Any) -> Tensor:
-        if not isinstance(other, Operators) and not isinstance(other, _OPERANDS):
+        if not isinstance(other, Operators) and not isinstance(other, _OPERANDS) and not is_foreign(other):
             return NotImplemented  # type: ignore[no-any-return]
         return function(other, self) if swapped else function(self, other)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from tapegrad import config, dims, placement, tape
+from tapegrad import config, dims, foreign, placement, tape
 from tapegrad.captures import CapturedArray, CapturedTensor
 from tapegrad.dims import Dim
 from tapegrad.errors import DTypeError, ShapeError
@@ -15,7 +15,7 @@ from tapegrad.ir import dtypes
 from tapegrad.ir.dtypes import FLOATING_KINDS, is_floating
 from tapegrad.ir.sizes import Shape
 from tapegrad.primitives import BOOL, FLOAT16, FLOAT32, FLOAT64, INT32, INT64, UINT8
-from tapegrad.runtime.devices import CPU
+from tapegrad.runtime.devices import CPU, CUDA
 from tapegrad.tape import Entry
 
 if TYPE_CHECKING:
@@ -60,6 +60,15 @@ def given(data: Any, dtype: Any, device: str | None = None, name: str | None = N
     if trace is not None and isinstance(data, np.ndarray) and dtype in (None, data.dtype):
         trace.captured.setdefault(entry, CapturedArray(data, name))
     return entry
+
+
+def shared(value: Any, operation: str, copy: bool = False) -> Tensor:
+    """A Tensor on the memory of an array of a GPU, or on a copy; inside a trace, it is read anew at each call."""
+    array = foreign.adopted(value, operation)
+    entry = tape.leaf(placement.copy(array) if copy else array, CUDA)
+    if tape.local.trace is not None:
+        tape.local.trace.captured[entry] = foreign.CapturedForeign(value)
+    return wrap(entry)
 
 
 def undecided(value: Any, dtype: Any = None) -> Tensor:
@@ -145,6 +154,8 @@ def as_tensor(value: TensorLike, dtype: np.dtype | None = None) -> Tensor:
         if dtype is None:
             dtype = BOOL if isinstance(value, bool) else INT64 if isinstance(value, int) else config.default_dtype()
         return record_number(value, dtype)
+    if foreign.is_foreign(value):
+        return shared(value, "an operand")
     return wrap(given(value, None if isinstance(value, np.ndarray | np.generic) else dtype))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad import histories, placement, recording, tape
+from tapegrad import foreign, histories, placement, recording, tape
 from tapegrad.captures import GradientSlot
 from tapegrad.dims import from_size
 from tapegrad.errors import (
@@ -94,6 +94,8 @@ class Tensor(Operators, TensorMethods, Exchange):
         name: str | None = None,
     ) -> None:
         place = placement.available(device) if device is not None else None
+        if foreign.is_foreign(data):
+            data = recording.shared(data, "Tensor", copy=True)
         if isinstance(data, Tensor):
             source = data.detach() if dtype is None else data.detach().astype(dtype)
             entry = source._entry if place is None else source.to(place)._entry
@@ -389,7 +391,7 @@ class Tensor(Operators, TensorMethods, Exchange):
                 trace.cleared.add(id(self))
             self._grad = None if grad is None else record_full(self._entry.shape, 0, self.dtype)
             return
-        new = as_tensor(grad, self.dtype)
+        new = Tensor(grad) if foreign.is_foreign(grad) else as_tensor(grad, self.dtype)
         placement.joined("grad", (self._entry, new._entry))
         if len(new._entry.shape) != self.ndim or any(
             sizes.unify(a, b) is None for a, b in zip(new._entry.shape, self._entry.shape, strict=False)
@@ -407,7 +409,7 @@ class Tensor(Operators, TensorMethods, Exchange):
     @data.setter
     def data(self, value: Any) -> None:
         with tape.grad_mode(False):
-            new = as_tensor(value, self.dtype)
+            new = Tensor(value) if foreign.is_foreign(value) else as_tensor(value, self.dtype)
             if new.dtype != self.dtype:
                 new = new.astype(self.dtype)
             self._replace(new, "data")

@@ -17,6 +17,7 @@ import numpy as np
 
 from tapegrad import histories, pytree, tape
 from tapegrad.errors import AxisError, GradientError, ShapeError
+from tapegrad.foreign import is_foreign
 from tapegrad.ir import sizes
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.primitives import shape_text
@@ -159,7 +160,7 @@ def _leaves(tree: Any) -> tuple[list[Any], Any]:
 def _holds_arrays(tree: Any) -> bool:
     if isinstance(tree, list | tuple):
         return any(_holds_arrays(item) for item in tree)
-    return isinstance(tree, Tensor | np.ndarray | dict)
+    return isinstance(tree, Tensor | np.ndarray | dict) or is_foreign(tree)
 
 
 def _scalar(output: Any) -> Tensor:

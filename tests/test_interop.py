@@ -141,7 +141,7 @@ def test_what_cannot_be_handed_out_says_why() -> None:
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(DeviceError, match=r"lies on device \(10, 0\)"):
+    with pytest.raises(DeviceError, match=r"lies on DLPack's device \(10, 0\)"):
         tg.from_dlpack(Consumer(np.zeros(2), place=(10, 0)))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from .cupy_arrays import Device, asarray, asnumpy, empty, ndarray, zeros
+from .cupy_arrays import Device, asarray, asnumpy, empty, from_dlpack, ndarray, zeros
 from .cupy_kernels import Function, RawKernel, RawModule, occupancy
 from .cupy_runtime import (
     CUDADriverError,
@@ -31,8 +31,8 @@ from .cupy_runtime import (
     submit,
 )
 
-__all__ = ["RawKernel", "RawModule", "asarray", "asnumpy", "cuda", "empty", "get_default_memory_pool", "ndarray"]
-__all__ += ["zeros", "changed", "memory", "settings", "submit"]
+__all__ = ["RawKernel", "RawModule", "asarray", "asnumpy", "cuda", "empty", "from_dlpack"]
+__all__ += ["get_default_memory_pool", "ndarray", "zeros", "changed", "memory", "settings", "submit"]
 
 
 def _device_count() -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .cupy_runtime import Block, MemoryPointer, Stream, call, memory, settings, submit
+from . import cupy_exchange
+from .cupy_runtime import Block, MemoryPointer, Stream, call, get_current_stream, memory, settings, submit
 from .simulator import SimulatorError
 
 _NO_NUMPY = (
@@ -87,6 +88,23 @@ class ndarray:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         raise TypeError(_NO_NUMPY)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        call(captured=True)
+        return cupy_exchange.interface(self, get_current_stream().ptr)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return cupy_exchange.CUDA, 0
+
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
+    ) -> Any:
+        call(captured=True)
+        if dl_device not in (None, self.__dlpack_device__()) or copy:
+            raise BufferError("the simulated CuPy exports to its own device, without a copy")
+        versioned = max_version is not None and max_version[0] >= 1
+        return cupy_exchange.capsule(self, get_current_stream().ptr, stream, versioned)
 
     def __repr__(self) -> str:
         return repr(self.get())
@@ -202,10 +220,24 @@ def asarray(a: Any, dtype: Any = None, order: str | None = None, *, blocking: bo
         if dtype is not None and np.dtype(dtype) != a.dtype:
             raise NotImplementedError("the simulated CuPy converts no dtypes")
         return a
+    shown = getattr(a, "__cuda_array_interface__", None)
+    if shown is not None:
+        place = MemoryPointer(cupy_exchange.Unowned(shown["data"][0] or memory.base, a), 0)
+        return ndarray(shown["shape"], shown["typestr"], place, shown.get("strides"))
     host = np.ascontiguousarray(a, dtype).reshape(np.shape(a))
     target = empty(host.shape, host.dtype)
     target.set(host)
     return target
+
+
+def from_dlpack(array: Any, *, device: Any = None, copy: bool | None = None) -> ndarray:
+    """An array of the device on the memory that a producer gives out."""
+    place, _ = array.__dlpack_device__()
+    if place != cupy_exchange.CUDA:
+        raise TypeError("CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))`.")
+    given = array.__dlpack__(stream=get_current_stream().ptr or 1, max_version=(1, 0), copy=copy)
+    received = cupy_exchange.Received(given)
+    return ndarray(received.shape, received.dtype, MemoryPointer(received, 0), received.strides)
 
 
 def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, blocking: bool = True) -> np.ndarray:
