@@ -20,9 +20,10 @@ import numpy as np
 
 from tapegrad.compiler.cuda_layout import ALIGNMENT, INDEX_TYPES
 from tapegrad.compiler.cuda_scan import BEGIN, END, Pattern
+from tapegrad.compiler.cuda_staging import PACKED_BYTES, STAGED_BYTES, Inputs, Regions, up, view
 from tapegrad.compiler.cuda_steps import BLOCK, BLOCKS, STATUS_WORDS
-from tapegrad.compiler.frame import NATIVE_SECONDS, at_the_door, busy, writing_flag
-from tapegrad.errors import DeviceError, DTypeError, InPlaceError, ShapeError
+from tapegrad.compiler.frame import NATIVE_SECONDS, busy, writing_flag
+from tapegrad.errors import DeviceError, InPlaceError, ShapeError
 from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.graph import type_string
 from tapegrad.primitives import shape_text
@@ -39,11 +40,6 @@ Call = Callable[[], None]
 #: What runs the steps from one number up to another.
 Runs = Callable[[int, int], None]
 
-#: Host inputs of up to so many bytes are copied to the device together, and only when they changed.
-PACKED_BYTES = 4096
-#: Device inputs of up to so many bytes that come with new addresses are copied to where a graph reads them; copying
-#: more takes longer than launching one by one.
-STAGED_BYTES = 1 << 20
 #: Graphs that a frame keeps.
 GRAPHS = 16
 #: Keys of calls that a frame remembers, to know those that come again.
@@ -63,7 +59,6 @@ class CudaFrame:
         self._device = program.device
         self._array_type: Any = program.device.array_type
         self._layout = program.layout
-        self._dtypes = tuple(node.dtype for node in program.graph.inputs)
         self._output_dtypes = program.output_dtypes
         self._written = dict(program.graph.writes)
         self._cells = frozenset(self._written.values())
@@ -72,18 +67,13 @@ class CudaFrame:
         self._status = self._device.from_host(np.zeros(STATUS_WORDS, np.int32))
         self._counter = self._device.from_host(np.zeros(2, np.int64))
         self._binding: CudaBinding | None = None
-        #: Memory of the frame by what it is for, as bytes.
-        self._regions: dict[Any, Any] = {}
-        #: What lies in the region of packed inputs.
-        self._packed: bytes | None = None
-        #: Where each input lay on the device in the last call, and those that have come with a new address.
-        self._last: list[int | None] = [None] * len(self._dtypes)
-        self._volatile: set[int] = set()
+        self._regions = Regions(self._device, self._memory_moved)
+        self._inputs = Inputs(self._device, self._regions, [n.dtype for n in program.graph.inputs], self._cells)
+        #: Where graphs put the outputs that are no cells, as long as the shapes are the same.
+        self._output_places: list[Any] | None = None
         self._graphs: OrderedDict[Key, CapturedGraph | None] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._previous: Key | None = None
-        #: Cells that were copied at the door, with the copies.
-        self._copied_back: list[tuple[Any, Any]] = []
         self._step_seconds = 0.0
 
     # --- running
@@ -91,13 +81,15 @@ class CudaFrame:
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> list[Any]:
         """Run the program once; see `CudaProgram.run`."""
         binding = self._bind(tuple([np.shape(array) for array in inputs]))
-        used = self._place_inputs(inputs, range(len(inputs)))
+        used, addresses = self._inputs.place(inputs, range(len(inputs)))
         given = self._given_outputs(outputs)
-        key: Key = ("run", binding.shapes, tuple(map(self._device.address, used)))
+        key: Key = ("run", binding.shapes, tuple(addresses))
         if self._comes_again(key) and binding.launches:
             results = self._own_outputs(used)
+            # A graph that is there needs no launches.
+            calls = [] if self._graphs.get((*key, 1)) is not None else self._calls(used, results)
             with self._alone(used):
-                self._repeat(key, self._calls(used, results), 1)
+                self._repeat(key, calls, 1)
             results = self._copied_out(results, given)
         else:
             results = self._new_outputs(used, given)
@@ -125,12 +117,12 @@ class CudaFrame:
             shapes[number] = (*(() if number in scanned else (rows.shape[1],)), *shapes[number][1:])
         binding = self._bind(tuple(shapes))
         moved = sorted(scanned) + sorted(gathered)
-        used = self._place_inputs(inputs, [n for n in range(len(inputs)) if n not in moved])
-        sources = {number: self._source(number, inputs[number]) for number in moved}
+        used, _ = self._inputs.place(inputs, [n for n in range(len(inputs)) if n not in moved])
+        sources = {number: self._inputs.source(number, inputs[number]) for number in moved}
         loops = self._program.loops(frozenset(scanned), frozenset(gathered))
         mode = loops.choose(binding.symbols, self._program.mode).mode
-        for number in moved:
-            used[number] = self._region_view(("slot", number), shapes[number], self._dtypes[number])
+        for number, source in sources.items():
+            used[number] = self._regions.view(("slot", number), shapes[number], source.dtype)
         results = self._own_outputs(used)
         stored = [number for number in range(len(results)) if number not in self._written]
         stacked = self._stacked([results[number] for number in stored], steps)
@@ -165,7 +157,7 @@ class CudaFrame:
     def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:
         """The time of one run of each kernel on these arrays: of a graph of many, which the host does not hold up."""
         binding = self._bind(tuple([np.shape(array) for array in inputs]))
-        used = self._place_inputs(inputs, range(len(inputs)))
+        used, _ = self._inputs.place(inputs, range(len(inputs)))
         calls = self._calls(used, self._new_outputs(used, [None] * len(binding.output_shapes)))
         seconds = []
         for kernel in range(self._program.kernel_count):
@@ -181,10 +173,10 @@ class CudaFrame:
 
     def _loop_runs(self, loop: BoundLoop, inputs: Sequence[Any], outputs: Mapping[int, Any], rows: Any) -> Runs:
         """Run steps by a kernel that repeats them."""
-        arena = self._region("loop", loop.placement.arena_bytes)
-        barrier = _view(self._region("barrier", ALIGNMENT, zeros=True), 0, (1,), np.dtype(np.uint32))
+        arena = self._regions.get("loop", loop.placement.arena_bytes)
+        barrier = view(self._regions.get("barrier", ALIGNMENT, zeros=True), 0, (1,), np.dtype(np.uint32))
         temporaries = {
-            buffer: _view(arena, offset, (count,), buffer.dtype)
+            buffer: view(arena, offset, (count,), buffer.dtype)
             for buffer, (offset, count) in loop.temporaries().items()
         }
         launch = partial(
@@ -279,7 +271,7 @@ class CudaFrame:
         if previous is None or previous[:2] != key[:2]:
             return False
         pairs = zip(previous[2], key[2], strict=True)
-        return all(before == now or number in self._volatile for number, (before, now) in enumerate(pairs))
+        return all(before == now or number in self._inputs.volatile for number, (before, now) in enumerate(pairs))
 
     def _pieces(self, run: Runs, steps: int, wait: bool) -> Iterator[tuple[int, int]]:
         """Steps in pieces of about `NATIVE_SECONDS`; gives how many are done, and the status, after each.
@@ -309,7 +301,7 @@ class CudaFrame:
         if status:
             self._device.copy(self._status, np.zeros(STATUS_WORDS, np.int32))
             # Blocks that gave up have left it halfway.
-            self._regions.pop("barrier", None)
+            self._regions.drop("barrier")
         return status
 
     @contextmanager
@@ -340,24 +332,14 @@ class CudaFrame:
             raise ShapeError(
                 f"{program.name}: inputs of shapes {', '.join(map(shape_text, shapes))} do not fit {wanted}"
             )
-        self._binding, self._packed, self._step_seconds = binding, None, 0.0
+        self._binding, self._output_places, self._step_seconds = binding, None, 0.0
+        self._inputs.forget()
         return binding
 
-    def _region(self, name: Any, count: int, zeros: bool = False) -> Any:
-        """Memory of the frame; where it has to be larger than before, graphs that point to the old one are dropped."""
-        region = self._regions.get(name)
-        if region is None or region.nbytes < count:
-            if region is not None:
-                self._graphs.clear()
-                del region, self._regions[name]
-            counters.add("arenas")
-            region = self._regions[name] = self._device.empty((max(count, ALIGNMENT),), np.dtype(np.uint8))
-            if zeros:
-                self._device.copy(region, np.zeros(region.nbytes, np.uint8))
-        return region
-
-    def _region_view(self, name: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        return _view(self._region(name, math.prod(shape) * dtype.itemsize), 0, shape, dtype)
+    def _memory_moved(self) -> None:
+        """Graphs that point to memory which is gone are dropped."""
+        self._graphs.clear()
+        self._output_places = None
 
     def _temporaries(self) -> list[Any]:
         """Views of the arena, exactly as long as their buffers, by place; None for the rest."""
@@ -365,76 +347,10 @@ class CudaFrame:
         plan, counts = self._binding.plan, self._binding.counts
         memory: list[Any] = [None] * len(self._layout.buffers)
         if self._layout.arena:
-            arena = self._region("arena", plan.arena_bytes)
+            arena = self._regions.get("arena", plan.arena_bytes)
             for place, offset in zip(self._layout.arena, plan.offsets, strict=True):
-                memory[place] = _view(arena, offset, (counts[place],), self._layout.buffers[place].dtype)
+                memory[place] = view(arena, offset, (counts[place],), self._layout.buffers[place].dtype)
         return memory
-
-    # --- inputs
-
-    def _place_inputs(self, inputs: Sequence[Any], numbers: Collection[int]) -> list[Any]:
-        """Arrays on the device for some inputs; None for the others."""
-        used: list[Any] = [None] * len(inputs)
-        self._copied_back.clear()
-        packed: dict[int, np.ndarray] = {}
-        for number in numbers:
-            value, dtype = inputs[number], self._dtypes[number]
-            if not isinstance(value, self._array_type):
-                array = at_the_door(value, dtype)
-                if number in self._cells:
-                    self._require_writeable(number, value)
-                elif array.nbytes <= PACKED_BYTES:
-                    packed[number] = array
-                    continue
-                used[number] = self._staged(number, value, array)
-                continue
-            if value.dtype != dtype:
-                raise DTypeError(f"a program was given {value.dtype} where it takes {dtype}")
-            if not value.flags.c_contiguous:
-                counters.add("door_copies")
-                used[number] = self._staged(number, value, value)
-                continue
-            address = self._device.address(value)
-            if number not in self._cells and value.nbytes <= STAGED_BYTES:
-                if self._last[number] not in (None, address):
-                    self._volatile.add(number)
-                self._last[number] = address
-            if number in self._volatile:
-                used[number] = self._region_view(("input", number), value.shape, dtype)
-                self._device.copy(used[number], value)
-            else:
-                used[number] = value
-        self._place_packed(packed, used)
-        return used
-
-    def _require_writeable(self, number: int, value: Any) -> None:
-        if not isinstance(value, np.ndarray) or not value.flags.writeable:
-            raise InPlaceError(f"input {number} is updated in place, and its array is read-only")
-
-    def _staged(self, number: int, value: Any, array: Any) -> Any:
-        """A copy of an input at a place of the frame's own; that of a cell is copied back after the run."""
-        counters.add("staged_copies")
-        place = self._region_view(("input", number), array.shape, self._dtypes[number])
-        self._device.copy(place, array)
-        if number in self._cells:
-            self._copied_back.append((value, place))
-        return place
-
-    def _place_packed(self, packed: dict[int, np.ndarray], used: list[Any]) -> None:
-        """Small host inputs go to the device in one copy, unless all of them are what they were."""
-        if not packed:
-            return
-        data = b"".join([_padded(array) for array in packed.values()])
-        region = self._region("packed", len(data))
-        signature = repr(sorted(packed)).encode() + data
-        if signature != self._packed:
-            self._device.copy(region[: len(data)], np.frombuffer(data, np.uint8))
-            counters.add("staged_copies")
-            self._packed = signature
-        offset = 0
-        for number, array in packed.items():
-            used[number] = _view(region, offset, array.shape, array.dtype)
-            offset += _up(array.nbytes)
 
     # --- outputs
 
@@ -470,26 +386,32 @@ class CudaFrame:
 
     def _own_outputs(self, used: Sequence[Any]) -> list[Any]:
         """Where outputs of a graph go: small ones together, large ones each to a place of its own."""
+        if self._output_places is None:
+            self._output_places = self._made_places()
+        written = self._written
+        return [
+            used[written[number]] if number in written else place for number, place in enumerate(self._output_places)
+        ]
+
+    def _made_places(self) -> list[Any]:
         assert self._binding is not None
         shapes = self._binding.output_shapes
-        results: list[Any] = [None] * len(shapes)
+        places: list[Any] = [None] * len(shapes)
         small = [number for number in range(len(shapes)) if self._is_small(number)]
-        region = self._region("outputs", sum(self._output_bytes(number) for number in small), zeros=True)
+        region = self._regions.get("outputs", sum(map(self._output_bytes, small)), zeros=True)
         offset = 0
         for number, (shape, dtype) in enumerate(zip(shapes, self._output_dtypes, strict=True)):
-            if number in self._written:
-                results[number] = used[self._written[number]]
-            elif self._is_small(number):
-                results[number] = _view(region, offset, shape, dtype)
+            if self._is_small(number):
+                places[number] = view(region, offset, shape, dtype)
                 offset += self._output_bytes(number)
-            else:
-                results[number] = self._region_view(("output", number), shape, dtype)
-        return results
+            elif number not in self._written:
+                places[number] = self._regions.view(("output", number), shape, dtype)
+        return places
 
     def _output_bytes(self, number: int) -> int:
         """The bytes of an output, up to the next boundary."""
         assert self._binding is not None
-        return _up(math.prod(self._binding.output_shapes[number]) * self._output_dtypes[number].itemsize)
+        return up(math.prod(self._binding.output_shapes[number]) * self._output_dtypes[number].itemsize)
 
     def _is_small(self, number: int) -> bool:
         return number not in self._written and self._output_bytes(number) <= PACKED_BYTES
@@ -514,18 +436,18 @@ class CudaFrame:
         """Copies of arrays that lie one after another in a region."""
         if not places:
             return []
-        count = sum(_up(place.nbytes) for place in places)
+        count = sum(up(place.nbytes) for place in places)
         together = self._device.empty((count,), np.dtype(np.uint8))
-        self._device.copy(together, self._regions[name][:count])
+        self._device.copy(together, self._regions.get(name, count)[:count])
         copies, offset = [], 0
         for place in places:
-            copies.append(_view(together, offset, place.shape, place.dtype))
-            offset += _up(place.nbytes)
+            copies.append(view(together, offset, place.shape, place.dtype))
+            offset += up(place.nbytes)
         return copies
 
     def _copy_back(self, results: list[Any], status: int) -> None:
         """Cells that were copied at the door get their new values; a failed check is raised."""
-        for given, place in self._copied_back:
+        for given, place in self._inputs.copied:
             if isinstance(given, np.ndarray):
                 given[...] = self._device.to_host(place)
             else:
@@ -533,7 +455,7 @@ class CudaFrame:
             for number, result in enumerate(results):
                 if result is place:
                     results[number] = given
-        self._copied_back.clear()
+        self._inputs.copied.clear()
         if status:
             raise self._program.failure(status)
 
@@ -547,32 +469,16 @@ class CudaFrame:
         if steps is None and (not shape or (rows.size and not 0 <= rows.min() <= rows.max() < shape[0])):
             raise ShapeError(f"scan: input {number} has shape {shape_text(shape)} and not all rows that are asked for")
 
-    def _source(self, number: int, value: Any) -> Any:
-        """The array of all slices or rows on the device."""
-        dtype = self._dtypes[number]
-        if isinstance(value, self._array_type):
-            if value.dtype != dtype:
-                raise DTypeError(f"a program was given {value.dtype} where it takes {dtype}")
-            if value.flags.c_contiguous:
-                return value
-            counters.add("door_copies")
-        else:
-            value = at_the_door(value, dtype)
-        counters.add("staged_copies")
-        place = self._region_view(("all", number), value.shape, dtype)
-        self._device.copy(place, value)
-        return place
-
     def _stacked(self, places: Sequence[Any], steps: int) -> list[Any]:
         """Where the outputs of all steps lie: small ones together in the frame, large ones in new arrays."""
         shapes = [(steps, *place.shape) for place in places]
-        counts = [_up(steps * place.nbytes) for place in places]
+        counts = [up(steps * place.nbytes) for place in places]
         small = [count if count <= STAGED_BYTES else 0 for count in counts]
-        region = self._region("stacked", sum(small), zeros=True)
+        region = self._regions.get("stacked", sum(small), zeros=True)
         stacked, offset = [], 0
         for place, shape, count in zip(places, shapes, small, strict=True):
             if count or not place.nbytes:
-                stacked.append(_view(region, offset, shape, place.dtype))
+                stacked.append(view(region, offset, shape, place.dtype))
                 offset += count
             else:
                 stacked.append(self._device.empty(shape, place.dtype))
@@ -580,7 +486,7 @@ class CudaFrame:
 
     def _unstacked(self, stacked: Sequence[Any]) -> list[Any]:
         """The stacked outputs in arrays of their own."""
-        small = [number for number, array in enumerate(stacked) if _up(array.nbytes) <= STAGED_BYTES]
+        small = [number for number, array in enumerate(stacked) if up(array.nbytes) <= STAGED_BYTES]
         results = list(stacked)
         copies = self._copied_together([stacked[number] for number in small], "stacked")
         for number, copy in zip(small, copies, strict=True):
@@ -615,21 +521,7 @@ class CudaFrame:
         return calls[0], calls[1]
 
     def _rows(self, rows: np.ndarray) -> Any:
-        place = self._region_view("rows", rows.shape, rows.dtype)
+        place = self._regions.view("rows", rows.shape, rows.dtype)
         self._device.copy(place, rows)
         counters.add("staged_copies")
         return place
-
-
-def _up(count: int) -> int:
-    """A number of bytes up to the next boundary; never none, so that no two buffers begin at one place."""
-    return max(1, -(-count // ALIGNMENT)) * ALIGNMENT
-
-
-def _padded(array: np.ndarray) -> bytes:
-    return array.tobytes().ljust(_up(array.nbytes), b"\0")
-
-
-def _view(region: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    """A part of memory that is given as bytes."""
-    return region[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
