@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad.errors import DeviceError, TracingError
-from tapegrad.models import MLP, SGD, Adam, BatchNorm1d, Linear
+from tapegrad import pytree, tape
+from tapegrad.errors import BoundsError, DeviceError, TracingError
+from tapegrad.models import (
+    MLP,
+    SGD,
+    Adam,
+    BatchNorm1d,
+    Dropout,
+    Linear,
+    Sequential,
+    Tanh,
+    clip_grad_norm_,
+    cross_entropy,
+    fit,
+    mse_loss,
+    predict,
+)
+from tapegrad.models.data import digits
+from tapegrad.runtime.counters import counters
 from tapegrad.runtime.gpu import CudaDevice
 from tapegrad.tensor import Tensor
+from tests.optable import OPERATIONS, Example, Operation, call, sample
 
 pytestmark = pytest.mark.usefixtures("cuda")
 
 CUDA = "cuda:0"
+
+#: Functions whose arguments name no device.
+MADE_OF_NUMBERS = ("arange", "eye", "linspace", "ones", "zeros")
 
 
 def matrix(device: str = "cuda") -> Tensor:
@@ -223,3 +246,305 @@ class TestOptimizers:
         optimizer = Adam(Linear(2, 3).to("cuda").parameters(), lr=0.5)
         optimizer.lr = 0.25
         assert optimizer.lr == 0.25 and optimizer._counts[0]._entry.device is None
+
+
+class TestRecordingOnAGpu:
+    """What is interpreted here is interpreted on the host and moved, so that nothing has to be compiled."""
+
+    @pytest.fixture(autouse=True)
+    def interpreted(self) -> Iterator[None]:
+        with tape.interpreted():
+            yield
+
+    @pytest.mark.parametrize("row", OPERATIONS.values(), ids=OPERATIONS)
+    def test_every_function_and_its_derivative(self, row: Operation) -> None:
+        """The values and gradients of the CPU, on the device of the arguments."""
+        example = row.examples[0]
+        if row.name == "astype":
+            example = Example((*example.args, "float32"), example.kwargs)
+        dtype = "float32" if "float32" in row.dtypes else row.dtypes[0]
+        here, there = (values_and_gradients(row, example, dtype, device) for device in ("cpu", "cuda"))
+        for wanted, found in zip(here, there, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-6)
+            assert found.dtype == wanted.dtype
+            assert found._entry.device == (None if row.name in MADE_OF_NUMBERS else CUDA)
+
+    def test_changes_in_place(self) -> None:
+        x = tg.Tensor([1.0, 2.0, 3.0], device="cuda")
+        x += 1
+        x[0] = 5.0
+        x[1:] = np.float32([7, 8])
+        assert x.tolist() == [5, 7, 8] and x.device == CUDA
+        x.data = np.ones(3)
+        assert x.tolist() == [1, 1, 1] and x.device == CUDA and not isinstance(x._value(), np.ndarray)
+
+    def test_a_parameter_changes_without_gradients(self) -> None:
+        w = tg.Tensor([1.0, 2.0], device="cuda", requires_grad=True)
+        with tg.no_grad():
+            w += 1
+        assert w.tolist() == [2, 3] and w.device == CUDA and w.is_leaf and w.requires_grad
+
+    def test_gradients_pass_from_device_to_device(self) -> None:
+        here = tg.Tensor([1.0, 2.0], requires_grad=True)
+        (here.to("cuda") * 3).square().sum().backward()
+        assert here.grad is not None and here.grad.device == "cpu" and here.grad.tolist() == [18, 36]
+        there = tg.Tensor([1.0, 2.0], device="cuda", requires_grad=True)
+        ((there * there).cpu() * 2).sum().backward()
+        assert there.grad is not None and there.grad.device == CUDA and there.grad.tolist() == [4, 8]
+
+    def test_a_number_of_the_cpu_gets_its_gradient_there(self) -> None:
+        scale, x = tg.Tensor(2.0, requires_grad=True), tg.Tensor([1.0, 2.0], device="cuda", requires_grad=True)
+        (scale * x).sum().backward()
+        assert scale.grad is not None and scale.grad.device == "cpu" and scale.grad.item() == 3
+        assert x.grad is not None and x.grad.device == CUDA and x.grad.tolist() == [2, 2]
+
+    def test_histories_can_be_kept(self) -> None:
+        x = matrix().requires_grad_()
+        y = (x * x).sum()
+        y.backward(retain_graph=True)
+        y.backward()
+        assert x.grad is not None and x.grad.tolist() == [[4, 8], [12, 16]]
+
+    def test_transformations(self) -> None:
+        x = tg.Tensor(2.0, device="cuda")
+        assert tg.grad(tg.grad(lambda t: t**3))(x).item() == 12
+        value, tangent = tg.jvp(lambda t: t * t, (x,), (1.0,))
+        assert (value.device, value.item(), tangent.item()) == (CUDA, 4, 4)
+        assert tg.grad(lambda t: (t * x).sum())(np.float32([1, 2])).tolist() == [2, 2]
+
+    def test_what_is_recorded_for_two_devices_runs_as_two_programs(self) -> None:
+        here, there = matrix("cpu") * 2, matrix() * 2
+        before = tapes()
+        assert here.tolist() == there.tolist() and there._entry.value is not None
+        assert tapes() - before <= 2
+
+    def test_the_default_device_runs_what_names_none(self) -> None:
+        assert tg.exp(np.zeros(2)).device == "cpu"
+        with tg.default_device("cuda"):
+            assert tg.exp(np.zeros(2)).device == CUDA
+            result = tg.zeros(2) + 1
+            assert result.tolist() == [1, 1] and result.device == CUDA
+
+    def test_random_numbers_are_those_of_the_cpu(self) -> None:
+        here, there = tg.random.Generator(3), tg.random.Generator(3)
+        for _ in range(2):
+            a, b = matrix("cpu") * here.normal(size=2), matrix() * there.normal(size=2)
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        assert here.get_state() == there.get_state() == (3, 2)
+
+    def test_a_failed_check_is_raised_on_the_users_line(self) -> None:
+        with pytest.raises(BoundsError, match="label") as caught:
+            cross_entropy(matrix(), np.array([0, 2])).item()
+        assert caught.value.location is not None and caught.value.location.file == __file__
+
+
+def tapes() -> int:
+    return counters["tapes"]
+
+
+def values_and_gradients(row: Operation, example: Example, dtype: str, device: str) -> list[Tensor]:
+    """The results of a call with its arrays on a device, and their gradients."""
+    tensors: list[Tensor] = []
+
+    def on_device(value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
+            return [on_device(item) for item in value]
+        if not isinstance(value, np.ndarray):
+            return value
+        tensors.append(tg.Tensor(value, device=device))
+        tensors[-1].requires_grad = row.derivative is not None and tensors[-1].dtype.kind == "f"
+        return tensors[-1]
+
+    tg.manual_seed(0)
+    result = call(row, [on_device(value) for value in sample(row, example, dtype)], example.kwargs)
+    leaves: list[Tensor] = pytree.flatten(result)[0]
+    differentiable = [leaf for leaf in leaves if leaf.requires_grad]
+    if differentiable:
+        sum(((leaf * leaf).sum() for leaf in differentiable[1:]), (differentiable[0] ** 2).sum()).backward()
+    return [*leaves, *[tensor.grad for tensor in tensors if tensor.grad is not None]]
+
+
+XOR = np.float32([[0, 0], [0, 1], [1, 0], [1, 1]]), np.float32([[0], [1], [1], [0]])
+
+
+def network(device: str) -> Sequential:
+    """A little of everything that a step can have."""
+    tg.manual_seed(1)
+    return Sequential(Linear(2, 3), Tanh(), BatchNorm1d(3), Dropout(0.25), Linear(3, 1)).to(device)
+
+
+class TestTraining:
+    """A GPU gives what the CPU gives."""
+
+    @pytest.mark.parametrize("jitted", [False, True], ids=["recorded", "jitted"])
+    def test_a_step_with_adam_clipping_dropout_and_batch_norm(self, jitted: bool) -> None:
+        losses, states = [], []
+        for device in ("cpu", "cuda"):
+            model = network(device)
+            optimizer = Adam(model.parameters(), lr=0.1)
+            x, y = (tg.Tensor(array, device=device) for array in XOR)
+            step = full_step(model, optimizer)
+            run = tg.jit(step) if jitted else step
+            losses.append([run(x, y).item() for _ in range(4)])
+            optimizer.lr = 0.01
+            losses[-1] += [run(x, y).item() for _ in range(2)]
+            states.append({**model.state_dict(), **optimizer.state_dict()})
+        np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
+        assert states[0].keys() == states[1].keys()
+        for name, wanted in states[0].items():
+            np.testing.assert_allclose(states[1][name], wanted, atol=1e-5, err_msg=name)
+
+    def test_everything_stays_on_the_device(self, cuda: CudaDevice) -> None:
+        model = Sequential(Linear(2, 3), Dropout(0.25), Linear(3, 1)).to("cuda")
+        optimizer = Adam(model.parameters())
+        step = tg.jit(full_step(model, optimizer))
+        loss = step(*XOR)
+        assert loss.device == CUDA and isinstance(loss._value(), cuda.array_type)
+        step(*XOR)
+        with forbidden(cuda, "to_host"):
+            for _ in range(3):
+                step(*XOR)
+        assert step.stats().traces == 1
+        assert optimizer._counts[0].item() == 5
+
+    def test_state_follows_a_model_that_moves(self) -> None:
+        model = Sequential(Linear(2, 3), Tanh(), Linear(3, 1))
+        optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
+        step = tg.jit(mse_step(model, optimizer))
+        losses = [step(*XOR).item()]
+        for device in ("cuda", "cpu"):
+            model.to(device)
+            losses += [step(*XOR).item()]
+        assert losses[0] > losses[1] > losses[2] and step.stats().traces == 3
+        assert "another device" in step.retraces[0] or "Sequential" in step.retraces[0]
+
+
+def full_step(model: Sequential, optimizer: Adam) -> Callable[[Any, Any], Tensor]:
+    def step(x: Any, y: Any) -> Tensor:
+        loss = mse_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def mse_step(model: Sequential, optimizer: SGD) -> Callable[[Any, Any], Tensor]:
+    def step(x: Any, y: Any) -> Tensor:
+        loss = mse_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+@contextmanager
+def forbidden(device: CudaDevice, name: str) -> Iterator[None]:
+    """Within the block a method of the device must not be called."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError(f"{name} was called")
+
+    setattr(device, name, refuse)
+    try:
+        yield
+    finally:
+        delattr(device, name)
+
+
+class TestJit:
+    def test_the_device_is_that_of_arguments_and_captured_tensors(self) -> None:
+        there = tg.Tensor([1.0, 2.0], device="cuda")
+        add = tg.jit(lambda x: x + there)
+        assert add(np.ones(2, np.float32)).device == CUDA
+        with pytest.raises(DeviceError, match=r"argument x lies on cpu.*\.to\('cuda:0'\)"):
+            add(tg.Tensor([1.0, 2.0]))
+        with pytest.raises(DeviceError, match="add"):
+            tg.jit(lambda x: x + there)(tg.Tensor([1.0, 2.0]))
+
+    def test_a_function_has_a_program_for_each_device(self) -> None:
+        double = tg.jit(lambda x: 2 * x)
+        for _ in range(3):
+            for device in ("cpu", CUDA):
+                assert double(matrix(device)).device == device
+        assert double.stats().traces == 2 and "on cuda:0" in double.retraces[0]
+
+    def test_the_default_device_runs_a_function_of_arrays(self) -> None:
+        double = tg.jit(lambda x: 2 * x)
+        x = np.ones(3, np.float32)
+        assert [double(x).device for _ in range(4)] == ["cpu"] * 4
+        with tg.default_device("cuda"):
+            assert double(x).device == CUDA
+        assert double(x).device == "cpu" and double.stats().traces == 2
+
+    def test_generators_move_between_devices(self) -> None:
+        here, there = tg.random.Generator(7), tg.random.Generator(7)
+        draw_here = tg.jit(lambda x: x + here.uniform(size=2))
+        draw_there = tg.jit(lambda x: x + there.uniform(size=2))
+        for _ in range(2):
+            np.testing.assert_allclose(draw_here(matrix("cpu")), draw_there(matrix()), rtol=1e-6)
+            np.testing.assert_allclose(here.uniform(size=3), there.uniform(size=3), rtol=1e-6)
+        assert here.get_state() == there.get_state() == (7, 4)
+
+    def test_gradients_accumulate_over_calls(self) -> None:
+        totals = []
+        for device in ("cpu", "cuda"):
+            w = tg.Tensor([1.0, 2.0], device=device, requires_grad=True)
+
+            @tg.jit
+            def accumulate(x: Tensor, w: Tensor = w) -> None:
+                (w * w * x).sum().backward()
+
+            for _ in range(3):
+                accumulate(np.float32([1, 3]))
+            assert w.grad is not None and w.grad.device == w.device
+            totals.append(w.grad.tolist())
+        assert totals[0] == totals[1] == [6, 36]
+
+    def test_compiling_in_the_background(self) -> None:
+        model = Sequential(Linear(2, 3), Tanh(), Linear(3, 1))
+        losses = []
+        for device in ("cpu", "cuda"):
+            own = copy.deepcopy(model).to(device)
+            step = tg.jit(mse_step(own, SGD(own.parameters(), lr=0.5, momentum=0.9)), background=True)
+            losses.append([step(*XOR).item()])
+            step.program()
+            losses[-1] += [step(*XOR).item() for _ in range(2)]
+        np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
+
+
+class TestManySteps:
+    def test_fit_and_predict(self) -> None:
+        """Digits: whole and short batches, in epochs of shuffled rows, validated after each."""
+        data = digits()
+        x, y = data.train_x[:100], data.train_y[:100]
+        runs = []
+        for device in ("cpu", "cuda"):
+            tg.manual_seed(0)
+            model = MLP(64, [10], 10).to(device)
+            optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
+            history = fit(
+                model, (x, y), cross_entropy, optimizer, epochs=2, batch_size=32, validation=(x, y), progress=False
+            )
+            losses = [history.step_losses, history.validation_losses]
+            runs.append([*losses, predict(model, x), *model.state_dict().values()])
+        assert len(runs[0][0]) == 8
+        for wanted, found in zip(*runs, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+    def test_scan(self) -> None:
+        results = []
+        for device in ("cpu", "cuda"):
+            tg.manual_seed(0)
+            model = Linear(3, 1).to(device)
+            optimizer = SGD(model.parameters(), lr=0.1)
+            xs, ys = np.ones((5, 4, 3), np.float32), np.arange(20, dtype=np.float32).reshape(5, 4, 1)
+            if device == "cuda":
+                xs, ys = (tg.Tensor(array, device="cuda") for array in (xs, ys))  # type: ignore[assignment]
+            results.append(tg.jit(mse_step(model, optimizer)).scan(xs, ys))  # type: ignore[arg-type]
+        assert results[1].device == CUDA and results[1].shape == (5,)
+        np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
