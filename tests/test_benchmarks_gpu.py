@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from tapegrad.errors import DeviceError
 from tests import sanitize
-from tests.benchmarks import gpu, gpu_steps
+from tests.benchmarks import gpu, gpu_kernels, gpu_steps
+from tests.cudasim.simulator import available
 
 
 def figures() -> dict[str, float]:
@@ -69,6 +72,36 @@ def test_a_figure_that_was_written_before_a_part_ended_stays(tmp_path: Path) -> 
     results.read(tmp_path / "part")
     results.read(tmp_path / "missing")
     assert results == gpu.Results({"xor, tapegrad": 0.5}, ["the rest"])
+
+
+@pytest.mark.slow
+@pytest.mark.simulated
+@pytest.mark.skipif(not available(), reason="there is no g++ to compile CUDA C for the CPU")
+def test_our_own_parts_run_on_the_simulated_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gpu_steps, "WORKLOADS", gpu_steps.WORKLOADS[:1])
+    monkeypatch.setattr(gpu_kernels, "SHARES", {"softmax": 0.9})
+    path = tmp_path / "figures.json"
+    assert gpu.main(["--simulated", "--json", str(path)]) == 0
+    assert "these times mean nothing" in capsys.readouterr().out
+    written = json.loads(path.read_text())
+    assert set(written["figures"]) == {
+        *("RawKernel launch, us", "graph node, us", "grid barrier, us", "copy, GB/s"),
+        *("softmax, forward, share of copy", "softmax, backward, share of copy"),
+        *("xor, tapegrad", "xor, tapegrad call", *(f"xor, tapegrad {mode}" for mode in gpu_steps.MODES)),
+        *("wide, tapegrad", "wide, bare products"),
+    }
+    assert written["notes"] == []
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def no_gpu() -> str:
+        raise DeviceError("no GPU")
+
+    monkeypatch.setattr(gpu, "describe_machine", no_gpu)
+    assert gpu.main([]) == 2
+    assert "There is no GPU to measure: no GPU" in capsys.readouterr().err
 
 
 class TestSanitizer:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import tapegrad as tg
+from tapegrad.kernels.cuda.persistent import DEFINITIONS
 from tapegrad.runtime import devices
 from tapegrad.runtime.cublas import WORKSPACE_BYTES, Matrices, ProductCall
 from tapegrad.runtime.gpu import CudaDevice
@@ -15,62 +17,55 @@ from tapegrad.runtime.gpu import CudaDevice
 from .bandwidth import FUNCTIONS, SHARES, pullback_of
 from .gpu_scale import Scale, median_seconds
 
-#: A kernel that does nothing, and one in which all blocks meet again and again; each waits for the last of the others.
-SOURCE = """
-extern "C" __global__ void __launch_bounds__(32) nothing(unsigned* __restrict__ counter) {}
-extern "C" __global__ void __launch_bounds__(256) meeting(unsigned* counter, int rounds) {
-  for (int round = 1; round <= rounds; ++round) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(counter, 1u);
-      while (*(volatile unsigned*)counter < (unsigned)round * gridDim.x) {}
-      __threadfence();
-    }
-    __syncthreads();
+#: A kernel that does nothing, and one in which all blocks meet again and again.
+SOURCE = (
+    DEFINITIONS["GRID_BARRIER"]
+    + """
+extern "C" __global__ void __launch_bounds__(32) nothing(unsigned* __restrict__ barrier) {}
+extern "C" __global__ void __launch_bounds__(256) meeting(unsigned* barrier, int* status, int rounds) {
+  for (int round = 0; round < rounds; ++round) {
+    GRID_BARRIER(barrier);
   }
 }
 """
+)
 
 
 def launches(scale: Scale) -> Iterator[tuple[str, float]]:
     """Microseconds of a launch, of a node in a graph, and of a barrier among all blocks of a grid."""
     device = devices.device("cuda")
     module = device.load(SOURCE, "launches")
-    nothing, counter = module.function("nothing"), device.from_host(np.zeros(1, np.uint32))
+    nothing, barrier = module.function("nothing"), device.from_host(np.zeros(1, np.uint32))
 
     def single() -> None:
         for _ in range(scale.launches):
-            nothing.launch(1, 32, [counter])
+            nothing.launch(1, 32, [barrier])
 
     yield "RawKernel launch, us", median_seconds(device, single, scale) / scale.launches * 1e6
     with device.capture() as graph:
-        for _ in range(scale.launches):
-            nothing.launch(1, 32, [counter])
+        single()
     yield "graph node, us", median_seconds(device, graph.launch, scale) / scale.launches * 1e6
-    if scale.barriers:
-        meeting = module.function("meeting")
-
-        def meet() -> None:
-            device.copy(counter, np.zeros(1, np.uint32))
-            meeting.launch(device.limits.multiprocessors, 256, [counter, np.int32(scale.barriers)], cooperative=True)
-
-        yield "grid barrier, us", median_seconds(device, meet, scale) / scale.barriers * 1e6
+    meeting, status = module.function("meeting"), device.from_host(np.zeros(1, np.int32))
+    blocks, words = device.limits.multiprocessors, [barrier, status, np.int32(scale.barriers)]
+    meet = partial(meeting.launch, blocks, 256, words, cooperative=True)
+    yield "grid barrier, us", median_seconds(device, meet, scale) / scale.barriers * 1e6
+    if device.to_host(status).any():
+        raise RuntimeError("a block waited in vain for the others")
 
 
-def copies(scale: Scale) -> Iterator[tuple[str, float]]:
-    """Bytes a second of a copy on the device, in and out, in GB/s."""
+def copy_rate(scale: Scale) -> float:
+    """What a copy on the device reads and writes a second, in GB."""
     device = devices.device("cuda")
     source = device.from_host(np.zeros(scale.elements, np.float32))
     target = device.empty(source.shape, source.dtype)
-    seconds = median_seconds(device, lambda: device.copy(target, source), scale)
-    yield "copy, GB/s", 2 * source.nbytes / seconds / 1e9
+    return 2 * source.nbytes / median_seconds(device, lambda: device.copy(target, source), scale) / 1e9
 
 
 def fused(scale: Scale) -> Iterator[tuple[str, float]]:
     """Programs of one or few kernels, forward and backward: bytes that must move a second, as a share of the copy's."""
     device = devices.device("cuda")
-    rate = dict(copies(scale))["copy, GB/s"]
+    rate = copy_rate(scale)
+    yield "copy, GB/s", rate
     for name in SHARES:
         function, shape = FUNCTIONS[name]
         x = tg.Tensor(np.random.default_rng(0).standard_normal(scale.shape(shape)).astype(np.float32), device="cuda")

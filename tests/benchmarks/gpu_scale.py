@@ -25,7 +25,7 @@ class Scale:
     seconds : float
         Work is repeated until one round takes so long.
     launches, barriers : int
-        In one round; no barriers where blocks do not run at the same time.
+        In one round.
     elements : int
         Of arrays that are copied.
     factor : float
@@ -58,7 +58,7 @@ class Scale:
 GPU = Scale(
     rounds=5, seconds=0.02, launches=1000, barriers=1000, elements=1 << 26, factor=2, width=4096, rows=1024, steps=0
 )
-TINY = Scale(rounds=1, seconds=0.0, launches=3, barriers=0, elements=1 << 10, factor=1 / 512, width=16, rows=8, steps=2)
+TINY = Scale(rounds=1, seconds=0.0, launches=3, barriers=2, elements=1 << 10, factor=1 / 512, width=16, rows=8, steps=2)
 
 
 def median_seconds(device: CudaDevice, work: Callable[[], Any], scale: Scale) -> float:
