@@ -214,20 +214,23 @@ void meet_in_warp(unsigned mask, int line, int operation, Finish finish) {
   fiber->line = line;
   fiber->operation = uint8_t(operation);
   fiber->state = State::at_warp;
-  Fiber* lanes = fiber_at(fiber->slot, fiber->warp, 0);
-  unsigned arrived = 0;
-  for (unsigned rest = mask; rest; rest &= rest - 1) {
-    Fiber* other = lanes + __builtin_ctz(rest);
-    if (other->state != State::at_warp || other->mask != mask) continue;
-    if (other->operation != operation || other->line != line) {
-      fail("warp operation: lanes of one mask meet at different source lines");
-    }
-    arrived |= 1u << other->lane;
-  }
-  if (arrived != mask) {
+  warp.meeting |= 1u << fiber->lane;
+  if (mask & ~warp.meeting) {
     wait_as(State::at_warp);
     return;
   }
+  Fiber* lanes = fiber_at(fiber->slot, fiber->warp, 0);
+  for (unsigned rest = mask; rest; rest &= rest - 1) {
+    const Fiber* other = lanes + __builtin_ctz(rest);
+    if (other->mask != mask) {
+      wait_as(State::at_warp);
+      return;
+    }
+    if (other->operation != operation || other->line != line) {
+      fail("warp operation: lanes of one mask meet at different source lines");
+    }
+  }
+  warp.meeting &= ~mask;
   finish(lanes, warp);
   for (unsigned rest = mask; rest; rest &= rest - 1) wake(lanes + __builtin_ctz(rest));
 }

@@ -41,7 +41,7 @@ struct Fiber {
 
 // Epochs count barriers: two accesses by different threads are ordered if a barrier of both lies between them.
 struct Warp {
-  unsigned running = 0, alive = 0;
+  unsigned running = 0, alive = 0, meeting = 0;  // meeting: the lanes that wait at a warp operation
   uint32_t epoch = 0;
 };
 
