@@ -17,6 +17,7 @@ import numpy as np
 
 from tapegrad.errors import DeviceError, GraphError
 from tapegrad.runtime import cubins, cublas, cuda_errors, nvrtc
+from tapegrad.runtime.strided_copies import copy_strided
 
 #: Bytes of shared memory that a block has without asking for more.
 ORDINARY_SHARED_BYTES = 48 << 10
@@ -170,6 +171,7 @@ class CudaDevice:
         self._library = library
         self.array_type: type = cupy.ndarray
         self._compiler = compiler
+        self._functions: dict[str, Function] = {}
         #: What CuPy raises where CUDA fails.
         self.failures: tuple[type[Exception], ...] = (
             cupy.cuda.runtime.CUDARuntimeError,
@@ -182,14 +184,14 @@ class CudaDevice:
     @cached_property
     def limits(self) -> Limits:
         """What this GPU has."""
+        runtime = self.cupy.cuda.runtime
         with self.errors("asking for the device's properties"):
-            found = self.cupy.cuda.runtime.getDeviceProperties(0)
-        return Limits(
-            multiprocessors=int(found["multiProcessorCount"]),
-            total_bytes=int(found["totalGlobalMem"]),
-            shared_bytes=int(found["sharedMemPerBlockOptin"]),
-            cooperative=bool(found["cooperativeLaunch"]),
-        )
+            return Limits(
+                multiprocessors=int(runtime.deviceGetAttribute(runtime.cudaDevAttrMultiProcessorCount, 0)),
+                total_bytes=int(runtime.memGetInfo()[1]),
+                shared_bytes=int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, 0)),
+                cooperative=bool(runtime.deviceGetAttribute(runtime.cudaDevAttrCooperativeLaunch, 0)),
+            )
 
     def identity(self) -> str:
         """Everything that machine code depends on beside its source."""
@@ -219,21 +221,36 @@ class CudaDevice:
 
     def to_host(self, array: Any) -> np.ndarray:
         """A copy for NumPy, once everything before it on the current stream has run."""
+        if not array.flags.c_contiguous:
+            strided, array = array, self.empty(array.shape, array.dtype)
+            copy_strided(self, array, strided)
         with self.errors("copying from the device"):
             return np.asarray(array.get())
 
     def copy(self, target: Any, source: Any) -> None:
-        """Copy an array of the host or of the device into one of the device, in the order of the current stream."""
+        """Copy an array of the host or of the device into one of the device, in the order of the current stream.
+
+        They have the same dtype and size; strided arrays of the device have the same shape.
+        """
+        if source.dtype != target.dtype or source.size != target.size:
+            raise GraphError(f"a {source.dtype} array of {source.shape} is copied to {target.dtype} of {target.shape}")
         try:
             if isinstance(source, np.ndarray):
-                target.set(np.ascontiguousarray(source).reshape(target.shape))
-            elif source.dtype == target.dtype and source.flags.c_contiguous and target.flags.c_contiguous:
-                # Plain memory: assignment would have CuPy compile a kernel wherever the shapes differ.
+                self._copy_from_host(target, source)
+            elif source.flags.c_contiguous and target.flags.c_contiguous:
+                # CuPy's assignment would compile a kernel, for which it wants CUDA's headers.
                 target.data.copy_from_device_async(source.data, target.nbytes)
             else:
-                target[...] = source.reshape(target.shape)
+                copy_strided(self, target, source)
         except self.failures as error:
             raise self.explained("a copy", error) from error
+
+    def _copy_from_host(self, target: Any, source: np.ndarray) -> None:
+        source = np.ascontiguousarray(source).reshape(target.shape)
+        if target.flags.c_contiguous:
+            target.set(source)
+        else:
+            copy_strided(self, target, self.from_host(source))
 
     def address(self, array: Any) -> int:
         """Where an array's memory begins."""
@@ -271,6 +288,13 @@ class CudaDevice:
             kind = _Unloadable if getattr(error, "status", 0) in cuda_errors.UNLOADABLE else DeviceError
             raise kind(self.explained(f"loading {name}", error).message) from error
         return module
+
+    def function(self, source: str, name: str) -> Function:
+        """A kernel of a source that is always the same; loaded at its first use."""
+        found = self._functions.get(name)
+        if found is None:
+            found = self._functions[name] = self.load(source, name).function(name)
+        return found
 
     @contextmanager
     def capture(self) -> Iterator[CapturedGraph]:

@@ -9,7 +9,6 @@ while: so tests have it run out of memory, lose the context, or be another GPU.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 from .cupy_arrays import Device, asarray, asnumpy, empty, from_dlpack, ndarray, zeros
 from .cupy_kernels import Function, RawKernel, RawModule, occupancy
@@ -43,18 +42,16 @@ def _device_count() -> int:
     return settings.devices
 
 
-def _properties(device: int) -> dict[str, Any]:
+def _attribute(attrib: int, device: int) -> int:
     call(captured=True)
     return {
-        "name": b"simulated",
-        "multiProcessorCount": settings.multiprocessors,
-        "totalGlobalMem": memory.limit,
-        "sharedMemPerBlockOptin": settings.shared_bytes,
-        "cooperativeLaunch": 1,
-        "major": settings.capability // 10,
-        "minor": settings.capability % 10,
-    }
+        _MULTIPROCESSORS: settings.multiprocessors,
+        _COOPERATIVE_LAUNCH: 1,
+        _SHARED_BYTES: settings.shared_bytes,
+    }[attrib]
 
+
+_MULTIPROCESSORS, _COOPERATIVE_LAUNCH, _SHARED_BYTES = 16, 95, 97
 
 cuda = SimpleNamespace(
     Device=Device,
@@ -69,7 +66,10 @@ cuda = SimpleNamespace(
         CUDARuntimeError=CUDARuntimeError,
         driverGetVersion=lambda: settings.driver,
         getDeviceCount=_device_count,
-        getDeviceProperties=_properties,
+        cudaDevAttrCooperativeLaunch=_COOPERATIVE_LAUNCH,
+        cudaDevAttrMaxSharedMemoryPerBlockOptin=_SHARED_BYTES,
+        cudaDevAttrMultiProcessorCount=_MULTIPROCESSORS,
+        deviceGetAttribute=_attribute,
         memGetInfo=mem_get_info,
         runtimeGetVersion=lambda: settings.runtime,
         streamCaptureModeRelaxed=2,

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from . import cupy_exchange
-from .cupy_runtime import Block, MemoryPointer, Stream, call, get_current_stream, memory, settings, submit
+from .cupy_runtime import (
+    Block,
+    MemoryPointer,
+    Stream,
+    call,
+    compile_own,
+    get_current_stream,
+    memory,
+    settings,
+    submit,
+)
 from .simulator import SimulatorError
 
 _NO_NUMPY = (
@@ -125,6 +135,8 @@ class ndarray:
     def get(self, stream: Stream | None = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         """A copy for the host."""
         call("copy to the host")
+        if not self.flags.c_contiguous:
+            compile_own("a copy of a strided array")
         return self._require().copy()
 
     def item(self) -> Any:
@@ -155,6 +167,7 @@ class ndarray:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         target = self if index is Ellipsis else self[index]
+        compile_own("an assignment")
         if isinstance(value, np.ndarray):
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         if not isinstance(value, ndarray):
@@ -198,7 +211,10 @@ class ndarray:
     def copy(self, order: str = "C") -> ndarray:
         """A C-contiguous copy."""
         target = empty(self.shape, self.dtype)
-        target[...] = self
+        if self.flags.c_contiguous:
+            target.data.copy_from_device_async(self.data, self.nbytes)
+        else:
+            target[...] = self
         return target
 
 
@@ -210,7 +226,7 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     """A new array of zeros."""
     target = empty(shape, dtype)
-    target[...] = 0
+    submit(lambda: target._fill(0), target._spans())
     return target
 
 

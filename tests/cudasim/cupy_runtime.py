@@ -30,6 +30,8 @@ class Settings:
     #: Versions of CUDA; a driver of 0 is one that is not there.
     driver: int = 13000
     runtime: int = 13000
+    #: Whether CUDA's headers are here, with which CuPy compiles kernels of its own.
+    headers: bool = False
     #: The error that lost the context, which every call raises from then on.
     lost: tuple[int, str] | None = None
 
@@ -86,6 +88,12 @@ def call(what: str = "", *, captured: bool = False) -> None:
         )
 
 
+def compile_own(what: str) -> None:
+    """CuPy compiles a kernel of its own for some work, which fails where CUDA's headers are missing."""
+    if not settings.headers:
+        raise SimulatorError(f"CuPy would compile a kernel of its own for {what}, and CUDA's headers need not be here")
+
+
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +123,9 @@ class MemoryPointer:
         self.mem = mem
         self.ptr = mem.ptr + offset
         self.device_id = 0
+
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
 
     def copy_from_device_async(self, src: MemoryPointer, size: int, stream: Stream | None = None) -> None:
         """Copy bytes, and whether they hold anything, in the order of a stream."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +57,44 @@ class TestArrays:
     def test_refuse_to_become_numpy_unasked(self, cuda: CudaDevice) -> None:
         with pytest.raises(TypeError, match="Implicit conversion"):
             np.asarray(cuda.from_host(X))
+
+
+class TestStridedArrays:
+    """CuPy would compile a kernel of its own for them."""
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.bool_])
+    @pytest.mark.parametrize(
+        "view",
+        [
+            lambda x: x.T,
+            lambda x: x[::2, 1:, ::-1],
+            lambda x: x[:, :, 2],
+            lambda x: x[1, 2, ::-3],
+            lambda x: x[:0].T,
+            lambda x: x.reshape(2, 3, 2, 5, 1, 2, 2).T,
+        ],
+    )
+    def test_are_copied(self, cuda: CudaDevice, view: Callable[[Any], Any], dtype: type) -> None:
+        x = np.arange(240).reshape(4, 6, 10).astype(dtype)
+        there = view(cuda.from_host(x))
+        np.testing.assert_array_equal(cuda.to_host(there), view(x))
+        target = cuda.from_host(np.zeros_like(x))
+        expected = np.zeros_like(x)
+        view(expected)[...] = view(x)
+        cuda.copy(view(target), there)
+        np.testing.assert_array_equal(cuda.to_host(target), expected)
+        cuda.copy(view(target), np.ascontiguousarray(view(x)))
+        np.testing.assert_array_equal(cuda.to_host(target), expected)
+
+    def test_of_too_many_dimensions_are_refused(self, cuda: CudaDevice) -> None:
+        x = cuda.from_host(np.zeros((2,) * 14, np.float32))
+        with pytest.raises(DeviceError, match="cannot be copied .* make it contiguous first"):
+            cuda.to_host(x[(slice(None, None, -1), slice(None)) * 7].T)
+
+    def test_of_another_dtype_or_size_are_refused(self, cuda: CudaDevice) -> None:
+        for source in (X.astype(np.float64), X[:50], cuda.from_host(X.astype(np.int32))):
+            with pytest.raises(GraphError, match="is copied to float32 of"):
+                cuda.copy(cuda.from_host(X), source)
 
 
 class TestKernels:

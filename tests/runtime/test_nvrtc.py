@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tapegrad.errors import DeviceError
+from tapegrad.kernels.cuda import strided_copy
 from tapegrad.runtime import nvrtc
 
 pytestmark = [
@@ -53,6 +54,13 @@ def test_a_later_gpu_is_given_ptx() -> None:
 def test_a_faulty_source_is_shown_with_the_compilers_words() -> None:
     with pytest.raises(DeviceError, match=r'faulty.cu\(1\): error: identifier "y" is undefined'):
         nvrtc.compile_source(SOURCE.replace("*x =", "*y ="), "sm_90", name="faulty.cu")
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
+def test_strided_copies_compile_without_a_warning_or_a_spill(architecture: str) -> None:
+    compiled = nvrtc.compile_source(strided_copy.SOURCE, architecture, ["--ptxas-options=-v"])
+    assert "warning" not in compiled.log
+    assert compiled.log.count(" 0 bytes spill stores, 0 bytes spill loads") == 4
 
 
 def test_its_identity_names_version_and_options() -> None:
