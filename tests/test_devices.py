@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("cuda")
 CUDA = "cuda:0"
 
 #: Functions whose arguments name no device.
-MADE_OF_NUMBERS = ("arange", "eye", "linspace", "ones", "zeros")
+MADE_OF_NUMBERS = ("arange", "eye", "ones", "zeros")
 
 
 def matrix(device: str = "cuda") -> Tensor:
@@ -397,7 +397,8 @@ class TestTraining:
     def test_everything_stays_on_the_device(self, cuda: CudaDevice) -> None:
         model = Sequential(Linear(2, 3), Dropout(0.25), Linear(3, 1)).to("cuda")
         optimizer = Adam(model.parameters())
-        step = tg.jit(full_step(model, optimizer))
+        # A loss that checks nothing: there is no status to read.
+        step = tg.jit(full_step(model, optimizer, lambda prediction, y: ((prediction - y) ** 2).mean()))
         loss = step(*XOR)
         assert loss.device == CUDA and isinstance(loss._value(), cuda.array_type)
         step(*XOR)
@@ -408,20 +409,22 @@ class TestTraining:
         assert optimizer._counts[0].item() == 5
 
     def test_state_follows_a_model_that_moves(self) -> None:
-        model = Sequential(Linear(2, 3), Tanh(), Linear(3, 1))
-        optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
-        step = tg.jit(mse_step(model, optimizer))
-        losses = [step(*XOR).item()]
-        for device in ("cuda", "cpu"):
-            model.to(device)
-            losses += [step(*XOR).item()]
-        assert losses[0] > losses[1] > losses[2] and step.stats().traces == 3
-        assert "another device" in step.retraces[0] or "Sequential" in step.retraces[0]
+        losses = []
+        for places in (("cpu", "cpu", "cpu"), ("cpu", "cuda", "cpu")):
+            tg.manual_seed(0)
+            model = Sequential(Linear(2, 3), Tanh(), Linear(3, 1))
+            optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
+            step = tg.jit(mse_step(model, optimizer))
+            losses.append([step(*XOR).item() for place in places if model.to(place)])
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+        assert step.stats().traces == 3 and len(step.retraces) == 2
 
 
-def full_step(model: Sequential, optimizer: Adam) -> Callable[[Any, Any], Tensor]:
+def full_step(
+    model: Sequential, optimizer: Adam, loss_of: Callable[[Any, Any], Tensor] = mse_loss
+) -> Callable[[Any, Any], Tensor]:
     def step(x: Any, y: Any) -> Tensor:
-        loss = mse_loss(model(x), y)
+        loss = loss_of(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
