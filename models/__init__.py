@@ -40,6 +40,7 @@ from tapegrad.models.module import Module, Parameter
 from tapegrad.models.normalization import BatchNorm1d, LayerNorm
 from tapegrad.models.optimizer import Optimizer
 from tapegrad.models.optimizers import SGD, Adam, AdamW, RMSprop
+from tapegrad.models.scaling import GradScaler
 from tapegrad.models.schedules import CosineAnnealingLR, ExponentialLR, LinearLR, Schedule, StepLR, WarmupLR
 from tapegrad.models.steps import training_step
 from tapegrad.models.training import History, accuracy, fit, predict
@@ -59,6 +60,7 @@ __all__ = [
     "Dropout",
     "ExponentialLR",
     "Flatten",
+    "GradScaler",
     "History",
     "Identity",
     "LayerNorm",

@@ -9,6 +9,7 @@ import numpy as np
 
 from tapegrad import functions, tape
 from tapegrad.errors import OptionError
+from tapegrad.ir.dtypes import computed, join_floating
 from tapegrad.tensor import Tensor
 
 
@@ -52,7 +53,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
         found = _with_gradients(parameters)
         if not found:
             return Tensor(np.float32(0.0))
-        dtype = np.result_type(*[gradient.dtype for _, gradient in found])
+        dtype = computed(join_floating([gradient.dtype for _, gradient in found]))
         gradients = [functions.astype(gradient, dtype) for _, gradient in found]
         total = _norm(gradients, norm_type)
         scale = functions.minimum(max_norm / (total + 1e-6), 1.0)

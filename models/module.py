@@ -320,6 +320,14 @@ class Module:
         """Cast floating parameters and buffers in place; return this module."""
         return self.to(as_dtype(dtype))
 
+    def half(self: Self) -> Self:
+        """Cast floating parameters and buffers to float16 in place; return this module."""
+        return self.to("float16")
+
+    def bfloat16(self: Self) -> Self:
+        """Cast floating parameters and buffers to bfloat16 in place; return this module."""
+        return self.to("bfloat16")
+
     # State ----------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from tapegrad import placement, structure, tape
 from tapegrad.errors import OptionError, StateError, TracingError
-from tapegrad.ir.dtypes import is_floating
+from tapegrad.ir.dtypes import computed, is_floating
 from tapegrad.models.module import Parameter, assign, clear_gradients, relocate
 from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import INT64
 from tapegrad.recording import record, undecided, weak_scalar
+from tapegrad.selection import where
 from tapegrad.templates import Update, run_update, write_update
 from tapegrad.tensor import Tensor
 
@@ -133,7 +134,7 @@ class Optimizer:
         """Make the state that is needed and not there, so that a compiled step finds it."""
         for slot in self._slots():
             if slot not in self._state:
-                tensors = [Tensor(np.zeros(p.shape, p.dtype), device=p.device) for p in self.params]
+                tensors = [Tensor(np.zeros(p.shape, computed(p.dtype)), device=p.device) for p in self.params]
                 for parameter, tensor in zip(self.params, tensors, strict=True):
                     tensor.name = f"{parameter.name}.{slot}" if parameter.name else slot
                 flatten_storage(tensors)
@@ -185,8 +186,13 @@ class Optimizer:
         """Clear ``grad`` of every parameter: to None, or where there is one to zeros."""
         clear_gradients(self.params, set_to_none)
 
-    def step(self) -> None:
+    def step(self, when: Tensor | None = None) -> None:
         """Update every parameter that has a ``grad``, and run the tape unless inside ``@jit``.
+
+        Parameters
+        ----------
+        when : Tensor of bool, 0-d, optional
+            Where it is false, parameters and state stay as they are; it is looked at by the program alone.
 
         Raises
         ------
@@ -203,19 +209,25 @@ class Optimizer:
         if self._counts:
             self._split_counts([index for index, gradient in enumerate(gradients) if gradient is not None])
         if state.trace is not None:
-            self._record_step(gradients)
+            self._record_step(gradients, when)
             state.trace.consumed |= {id(p) for p, g in zip(self.params, gradients, strict=True) if g is not None}
             return
         if not hasattr(self._update, "replayable"):
-            self._record_step(gradients)
+            self._record_step(gradients, when)
             tape.run()
             return
         present = [gradient for gradient in gradients if gradient is not None]
-        kinds = [None if gradient is None else gradient._entry.dtype.char for gradient in gradients]
-        run_update(self._written_step(gradients, present, kinds), present)
+        kinds: list[str | None] = [None if g is None else g._entry.dtype.char for g in gradients]
+        if when is not None:
+            present, kinds = [*present, when], [*kinds, "when"]
+        run_update(self._written_step(gradients, present, kinds, when), present)
 
     def _written_step(
-        self, gradients: Sequence[Tensor | None], present: Sequence[Tensor], kinds: Sequence[str | None]
+        self,
+        gradients: Sequence[Tensor | None],
+        present: Sequence[Tensor],
+        kinds: Sequence[str | None],
+        when: Tensor | None,
     ) -> Update:
         """The step for gradients of these dtypes, written down anew where the structure is another."""
         epoch = structure.epoch()
@@ -226,21 +238,31 @@ class Optimizer:
             if known[2] == self.structure_fingerprint():
                 object.__setattr__(self, "_written", (epoch, *known[1:]))
                 return known[3]
-        update = write_update(lambda: self._record_step(gradients), present, f"{type(self).__name__}.step")
+        update = write_update(lambda: self._record_step(gradients, when), present, f"{type(self).__name__}.step")
         object.__setattr__(self, "_written", (epoch, kinds, self.structure_fingerprint(), update))
         return update
 
-    def _record_step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Record the update of every parameter that has a gradient."""
+    def _record_step(self, gradients: Sequence[Tensor | None], when: Tensor | None = None) -> None:
+        """Record the update of every parameter that has a gradient; halves are updated in float32, and rounded once."""
         self._shared.clear()
         active = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        numbers = sorted({self._count_of[index] for index in active} if self._counts else ())
+        changing = [self._counts[number] for number in numbers]
+        changing += [tensors[index] for tensors in self._state.values() for index in active]
+        changing += [self.params[index] for index in active]
         with tape.grad_mode(False):
-            for number in sorted({self._count_of[index] for index in active} if self._counts else ()):
+            before = [tensor.detach() for tensor in changing] if when is not None else []
+            for number in numbers:
                 self._counts[number].data = self._counts[number] + 1
             for index in active:
-                gradient = gradients[index]
+                gradient, parameter = gradients[index], self.params[index]
                 assert gradient is not None
-                self.params[index].data = self._update(index, self.params[index], gradient)
+                wide = computed(parameter.dtype)
+                operands = (x if x.dtype == wide else x.astype(wide) for x in (parameter, gradient))
+                parameter.data = self._update(index, *operands)
+            if when is not None:
+                for tensor, old in zip(changing, before, strict=True):
+                    tensor.data = where(when, tensor, old)
         self._shared.clear()
 
     def _update(self, index: int, parameter: Tensor, gradient: Tensor) -> Tensor:

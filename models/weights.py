@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tapegrad.errors import DataError, StateError
+from tapegrad.ir.dtypes import bfloat16
 from tapegrad.models.files import write_atomic
 from tapegrad.models.module import Module
 
@@ -74,7 +75,7 @@ def load_weights(path: str | os.PathLike[str], module: Module, strict: bool = Tr
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array")
         with loaded as archive:
-            state = {name: archive[name] for name in archive.files}
+            state = {name: _named(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise DataError(f"load_weights: there is no file {os.fspath(path)}") from None
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -85,3 +86,8 @@ def load_weights(path: str | os.PathLike[str], module: Module, strict: bool = Tr
         module.load_state_dict(state, strict)
     except StateError as error:
         raise StateError(f"{os.fspath(path)}: {error.message}") from None
+
+
+def _named(array: np.ndarray) -> np.ndarray:
+    """The array; two bytes without a name are bfloat16, which a file of NumPy's cannot name."""
+    return array.view(bfloat16()) if array.dtype == np.dtype("V2") else array
