@@ -54,6 +54,7 @@ class CapturedGraph:
 
     def launch(self) -> None:
         """Replay them on the current stream."""
+        self._device.follow()
         try:
             self._graph.launch()
         except self._device.failures as error:
@@ -108,6 +109,7 @@ class Function:
                 f"kernel {self.name}: a cooperative launch of {grid} blocks, and {self._device.name} holds "
                 f"{self.resident_blocks(block, shared_bytes)} at a time"
             )
+        self._device.follow()
         try:
             self._kernel((grid,), (block,), arguments, shared_mem=shared_bytes, enable_cooperative_groups=cooperative)
         except self._device.failures as error:
@@ -172,6 +174,7 @@ class CudaDevice:
         self.array_type: type = cupy.ndarray
         self._compiler = compiler
         self._functions: dict[str, Function] = {}
+        self._capturing: set[int] = set()
         #: What CuPy raises where CUDA fails.
         self.failures: tuple[type[Exception], ...] = (
             cupy.cuda.runtime.CUDARuntimeError,
@@ -179,6 +182,8 @@ class CudaDevice:
             cupy.cuda.memory.OutOfMemoryError,
         )
         with self.errors("opening the device"):
+            self._current_stream: Callable[[], Any] = cupy.cuda.get_current_stream
+            self._stream = self._current_stream()
             self.architecture = compiler.target(int(cupy.cuda.Device(0).compute_capability))
 
     @cached_property
@@ -224,6 +229,7 @@ class CudaDevice:
         if not array.flags.c_contiguous:
             strided, array = array, self.empty(array.shape, array.dtype)
             copy_strided(self, array, strided)
+        self.follow()
         with self.errors("copying from the device"):
             return np.asarray(array.get())
 
@@ -234,6 +240,7 @@ class CudaDevice:
         """
         if source.dtype != target.dtype or source.size != target.size:
             raise GraphError(f"a {source.dtype} array of {source.shape} is copied to {target.dtype} of {target.shape}")
+        self.follow()
         try:
             if isinstance(source, np.ndarray):
                 self._copy_from_host(target, source)
@@ -267,7 +274,7 @@ class CudaDevice:
     def multiply(self, call: cublas.ProductCall, workspace: Any) -> None:
         """Start a product on the current stream; ``workspace`` is an array of `cublas.WORKSPACE_BYTES`."""
         assert self.products is not None
-        self.products.multiply(call, self.cupy.cuda.get_current_stream().ptr, self.address(workspace))
+        self.products.multiply(call, self.follow().ptr, self.address(workspace))
 
     def load(self, source: str, name: str) -> LoadedModule:
         """The kernels of a source: from the disk cache, or compiled."""
@@ -304,6 +311,7 @@ class CudaDevice:
             stream = self.cupy.cuda.Stream(non_blocking=True)
             # Relaxed: else garbage that Python collects meanwhile, such as a module, would end the capture.
             stream.begin_capture(self.cupy.cuda.runtime.streamCaptureModeRelaxed)
+        self._capturing.add(stream.ptr)
         try:
             with stream:
                 yield captured
@@ -311,13 +319,27 @@ class CudaDevice:
             with suppress(*self.failures):
                 stream.end_capture()
             raise
+        finally:
+            self._capturing.discard(stream.ptr)
         with self.errors("capturing a graph"):
             captured._graph = stream.end_capture()
 
     def synchronize(self) -> None:
         """Wait until everything on the current stream has run."""
         with self.errors("waiting for the device"):
-            self.cupy.cuda.get_current_stream().synchronize()
+            self.follow().synchronize()
+
+    def follow(self) -> Any:
+        """CuPy's current stream; where it is another than before, once the work before has run.
+
+        So arrays, and the memory that calls of a program share, are never used on two streams at a time.
+        """
+        stream = self._current_stream()
+        if stream.ptr != self._stream.ptr and stream.ptr not in self._capturing:
+            with self.errors("waiting for another stream"):
+                self._stream.synchronize()
+            self._stream = stream
+        return stream
 
     @property
     def has_clock(self) -> bool:

@@ -14,6 +14,7 @@ from .cupy_runtime import (
     Stream,
     call,
     compile_own,
+    drain,
     get_current_stream,
     memory,
     settings,
@@ -45,8 +46,9 @@ class Device:
         return str(settings.capability)
 
     def synchronize(self) -> None:
-        """Wait; nothing is ever pending."""
+        """Wait for every stream."""
         call("synchronize")
+        drain()
 
 
 class ndarray:
@@ -137,6 +139,7 @@ class ndarray:
         call("copy to the host")
         if not self.flags.c_contiguous:
             compile_own("a copy of a strided array")
+        (stream or get_current_stream()).synchronize()
         return self._require().copy()
 
     def item(self) -> Any:
@@ -154,8 +157,8 @@ class ndarray:
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
         call("copy from pageable memory")
-        self._values[...] = arr
-        self._filled[...] = 1
+        staged = arr.copy()
+        submit(lambda: self._fill(staged), self._spans(), stream)
 
     def __getitem__(self, index: Any) -> ndarray:
         found = self._values[index]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,6 +34,8 @@ class Settings:
     runtime: int = 13000
     #: Whether CUDA's headers are here, with which CuPy compiles kernels of its own.
     headers: bool = False
+    #: Whether work waits until somebody waits for it, as it may on a GPU.
+    behind: bool = False
     #: The error that lost the context, which every call raises from then on.
     lost: tuple[int, str] | None = None
 
@@ -50,6 +54,7 @@ def changed(**changes: Any) -> Iterator[Settings]:
             setattr(settings, name, value)
         yield settings
     finally:
+        drain()
         memory.limit = limit
         for name, value in before.items():
             setattr(settings, name, value)
@@ -103,7 +108,8 @@ class Block:
     def __init__(self, count: int) -> None:
         call("allocation")
         try:
-            self.ptr = memory.allocate(count)
+            self._stream = get_current_stream()
+            self.ptr = memory.allocate(count, self._stream.ptr)
         except Exhausted as error:
             raise OutOfMemoryError(
                 f"Out of memory allocating {count:,} bytes (allocated so far: {memory.used:,} bytes, "
@@ -113,7 +119,7 @@ class Block:
 
     def __del__(self) -> None:
         if hasattr(self, "ptr"):
-            memory.free(self.ptr)
+            self._stream._enqueue(memory.free(self.ptr, self._stream.ptr))
 
 
 class MemoryPointer:
@@ -167,12 +173,14 @@ def mem_get_info() -> tuple[int, int]:
 
 # Streams and graphs -------------------------------------------------------------------------------------------------
 
+#: Every stream there is.
+_all_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 #: Something to do, and the memory that it points to.
 Work = tuple[Callable[[], None], tuple[tuple[int, int], ...]]
 
 
 class Stream:
-    """A stream; work runs at once, unless it is captured."""
+    """A stream. Work runs at once, unless it is captured, or where streams are behind: then once it is waited for."""
 
     _numbers = itertools.count(2)
     null: Stream
@@ -182,7 +190,28 @@ class Stream:
     ) -> None:
         self.ptr = 0 if null else next(Stream._numbers)
         self.device_id = 0
+        self.is_non_blocking = non_blocking
         self._record: list[Work] | None = None
+        self._queue: deque[Callable[[], None]] = deque()
+        _all_streams.add(self)
+
+    def _enqueue(self, work: Callable[[], None]) -> None:
+        if settings.behind or self._queue:
+            self._queue.append(work)
+        else:
+            work()
+
+    def _drain(self) -> None:
+        """Run what is pending; the default stream and those that block wait for each other."""
+        if not self.is_non_blocking:
+            for other in list(_all_streams):
+                if other is not self and not other.is_non_blocking and 0 in (self.ptr, other.ptr):
+                    other._run_queue()
+        self._run_queue()
+
+    def _run_queue(self) -> None:
+        while self._queue:
+            self._queue.popleft()()
 
     def __enter__(self) -> Stream:
         _state.streams.append(self)
@@ -198,13 +227,14 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is pending, which is always so."""
+        """Whether nothing is pending."""
         call("query")
-        return True
+        return not self._queue
 
     def synchronize(self) -> None:
-        """Wait; nothing is ever pending."""
+        """Wait for what is pending."""
         call("synchronize")
+        self._drain()
 
     def begin_capture(self, mode: int | None = None) -> None:
         """Record what follows on this stream."""
@@ -245,7 +275,7 @@ class Graph:
             for address, count in spans:
                 if count and not memory.holds(address, count):
                     raise SimulatorError(f"a graph is replayed that points to {count} bytes of freed memory")
-            work()
+            submit(work, spans, stream)
 
     def upload(self, stream: Stream | None = None) -> None:
         """Make ready; nothing needs to be done here."""
@@ -278,4 +308,15 @@ def submit(work: Callable[[], None], spans: Sequence[tuple[int, int]], stream: S
         stream._record.append((work, tuple(spans)))
         return
     call("work on a stream that is not the captured one")
-    work()
+    if settings.behind and not stream.is_non_blocking:
+        # The default stream waits for those that block, and they for it.
+        for other in list(_all_streams):
+            if other is not stream and not other.is_non_blocking and 0 in (stream.ptr, other.ptr):
+                other._run_queue()
+    stream._enqueue(work)
+
+
+def drain() -> None:
+    """Run what is pending on any stream."""
+    for stream in list(_all_streams):
+        stream._drain()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import mmap
 import threading
+from collections.abc import Callable
 
 import numpy as np
 
@@ -42,40 +43,40 @@ class Memory:
         self.used = 0
         self._top = _GAP
         self._lock = threading.RLock()
-        self._free: dict[int, list[int]] = {}
+        self._free: dict[tuple[int, int], list[int]] = {}
         self._live: dict[int, int] = {}
         self._starts: list[int] = []
 
-    def allocate(self, count: int) -> int:
-        """The address of a new block."""
+    def allocate(self, count: int, stream: int) -> int:
+        """The address of a new block, perhaps one that work of the same stream has used before."""
+        size = -(-max(count, 1) // ALIGNMENT) * ALIGNMENT
         with self._lock:
-            return self._allocate(-(-max(count, 1) // ALIGNMENT) * ALIGNMENT)
-
-    def _allocate(self, size: int) -> int:
-        if self.used + size > self.limit:
-            raise Exhausted(f"{size} bytes, {self.used} of {self.limit} in use")
-        if self._free.get(size):
-            start = self._free[size].pop()
-        else:
-            start = self._top
-            self._top += size + _GAP
-        self.used += size
-        self._live[start] = size
-        bisect.insort(self._starts, start)
+            if self.used + size > self.limit:
+                raise Exhausted(f"{size} bytes, {self.used} of {self.limit} in use")
+            if self._free.get((stream, size)):
+                start = self._free[stream, size].pop()
+            else:
+                start = self._top
+                self._top += size + _GAP
+            self.used += size
+            self._live[start] = size
+            bisect.insort(self._starts, start)
         return self.base + start
 
-    def free(self, address: int) -> None:
-        """Poison a block and hand it out again soon."""
+    def free(self, address: int, stream: int) -> Callable[[], None]:
+        """Hand a block out again soon; what is returned poisons it."""
+        start = address - self.base
         with self._lock:
-            self._release(address - self.base)
+            size = self._live.pop(start)
+            del self._starts[bisect.bisect_left(self._starts, start)]
+            self.used -= size
+            self._free.setdefault((stream, size), []).append(start)
 
-    def _release(self, start: int) -> None:
-        size = self._live.pop(start)
-        del self._starts[bisect.bisect_left(self._starts, start)]
-        self.used -= size
-        self.bytes[start : start + size] = POISON
-        self.filled[start : start + size] = 0
-        self._free.setdefault(size, []).append(start)
+        def poison() -> None:
+            self.bytes[start : start + size] = POISON
+            self.filled[start : start + size] = 0
+
+        return poison
 
     def holds(self, address: int, count: int) -> bool:
         """Whether one block in use holds these bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,22 @@ class TestKernels:
             cuda.load(SOURCE, "kernels").function("increment").launch(0, 32, [cuda.from_host(X)])
 
 
+class TestStreams:
+    def test_one_waits_for_the_one_before(self, cuda: CudaDevice) -> None:
+        streams = [cuda.cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+        x, y = cuda.from_host(X[:32]), cuda.from_host(0 * X)
+        increment = cuda.load(SOURCE, "kernels").function("increment")
+        with cuda.capture() as graph:
+            increment.launch(1, 32, [x])
+        for stream in (*streams, *streams):
+            with stream:
+                increment.launch(1, 32, [x])
+                graph.launch()
+        cuda.copy(y[:32], x)
+        with streams[0]:
+            np.testing.assert_array_equal(cuda.to_host(y[:32]), X[:32] + 8)
+
+
 class TestGraphs:
     def test_replay_what_was_captured(self, cuda: CudaDevice) -> None:
         x = cuda.from_host(X)
@@ -150,6 +166,46 @@ class TestGraphs:
 @pytest.fixture
 def device() -> CudaDevice:
     return simulated_device()
+
+
+@simulated
+@needs_compiler
+class TestWorkRunsBehind:
+    """As it may on a GPU: nothing runs before somebody waits for it."""
+
+    @pytest.fixture(autouse=True)
+    def _behind(self) -> Iterator[None]:
+        with cupy.changed(behind=True):
+            yield
+
+    def test_streams_wait_for_each_other(self, device: CudaDevice) -> None:
+        TestStreams().test_one_waits_for_the_one_before(device)
+
+    def test_the_host_waits_for_results(self, device: CudaDevice) -> None:
+        TestKernels().test_run(device)
+        TestGraphs().test_replay_what_was_captured(device)
+
+    def test_what_is_copied_may_change_at_once(self, device: CudaDevice) -> None:
+        x = X.copy()
+        there = device.from_host(x)
+        x[:] = 0
+        np.testing.assert_array_equal(device.to_host(there), X)
+
+    def test_memory_is_handed_out_again_in_the_order_of_its_stream(self, device: CudaDevice) -> None:
+        kernel = device.load(SOURCE, "kernels").function("scale")
+        y = device.empty((100,), F32)
+        kernel.launch(2, 32, [y, device.from_host(X), np.float32(3)])
+        other = device.from_host(0 * X)
+        np.testing.assert_array_equal(device.to_host(y), 3 * X)
+        np.testing.assert_array_equal(device.to_host(other), 0 * X)
+
+    def test_a_stream_that_nobody_waits_for_is_behind(self, device: CudaDevice) -> None:
+        x, stream = device.from_host(X), cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            cupy.submit(lambda: x._fill(0), x._spans())
+        assert not stream.done and device.to_host(x)[1] == 1
+        stream.synchronize()
+        assert stream.done and device.to_host(x)[1] == 0
 
 
 @simulated
