@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from tapegrad.compiler.chunks import evaluated, extent
+from tapegrad.compiler.cuda_products import ALL_ROUTES
 from tapegrad.compiler.cuda_steps import (
     BLOCK,
     BLOCKS,
@@ -25,7 +26,7 @@ from tapegrad.compiler.cuda_steps import (
 )
 from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
-from tapegrad.ir.kernel import Kernel, Loop, Product
+from tapegrad.ir.kernel import Kernel, Loop
 from tapegrad.ir.sizes import Symbol
 
 #: What a size that is known only at run time counts as, and the iterations of loops that one block does: about what it
@@ -36,7 +37,7 @@ STRIDE = BLOCKS * BLOCK * 16
 
 
 def kernel_launches(kernel: Kernel) -> tuple[Step, ...]:
-    """The steps of a kernel, as few as may be, each of which is a launch.
+    """The steps of a kernel, as few as may be, each of which is a launch; those of all routes of its products.
 
     Examples
     --------
@@ -49,7 +50,7 @@ def kernel_launches(kernel: Kernel) -> tuple[Step, ...]:
     >>> [step.kind for step in kernel_steps(kernel)], [step.kind for step in kernel_launches(kernel)]
     (['elements', 'combine', 'alone'], ['sequence'])
     """
-    return joined(kernel_steps(kernel))
+    return joined(kernel_steps(kernel, ALL_ROUTES))
 
 
 def joined(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -57,23 +58,27 @@ def joined(steps: Sequence[Step]) -> tuple[Step, ...]:
     groups: list[list[Step]] = [[]]
     for step in steps:
         if is_small(step):
-            if groups[-1] and not _takes_more(groups[-1][0]):
+            if groups[-1] and not (_takes_more(groups[-1][0]) and _on_one_route(groups[-1][0], step)):
                 groups.append([])
             groups[-1].append(step)
             continue
-        groups[-1], later = _apart(groups[-1], step) if _takes_more(step) else (groups[-1], [])
+        moves = _takes_more(step) and step.routed is None
+        groups[-1], later = _apart(groups[-1], step) if moves else (groups[-1], [])
         groups.append([step, *later])
     return tuple(_sequence(group) for group in groups if group)
 
 
 def _takes_more(step: Step) -> bool:
     """Whether the last block of a launch may go on: a product that is no small one is better left to a library."""
-    if step.kind != "product":
-        return True
-    (product,) = step.body
-    assert isinstance(product, Product)
-    count = sizes.product(tuple(size for side in (product.rows, product.columns) if (size := extent(side)) is not None))
+    if step.tiles is None:
+        return step.kind != "library"
+    count = step.tiles.output_size
     return isinstance(count, int) and count <= SMALL
+
+
+def _on_one_route(first: Step, second: Step) -> bool:
+    """Whether two steps run at the same sizes."""
+    return first.routed is second.routed and first.route == second.route
 
 
 def is_small(step: Step) -> bool:
@@ -111,7 +116,7 @@ def _sequence(group: Sequence[Step]) -> Step:
     if len(group) == 1:
         return group[0]
     steps = tuple(replace(step, name=f"{step.name}_part") for step in group)
-    return Step(group[0].name, "sequence", (), steps=steps)
+    return Step(group[0].name, "sequence", (), steps=steps, route=group[0].route, routed=group[0].routed)
 
 
 def index_type(kernels: Sequence[Kernel], symbols: Mapping[Symbol, int]) -> str:
@@ -119,7 +124,8 @@ def index_type(kernels: Sequence[Kernel], symbols: Mapping[Symbol, int]) -> str:
     counts = (
         size
         for kernel in kernels
-        for step in kernel_steps(kernel)
+        for step in kernel_steps(kernel, ALL_ROUTES)
+        if step.runs(symbols)
         for size in (*(buffer.size for buffer in step_buffers(step)), iterations(step.loops), *step_sizes(step))
     )
     largest = max((sizes.evaluate(size, symbols) for size in counts), default=0)

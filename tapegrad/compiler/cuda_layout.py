@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapegrad.compiler.chunks import extent
 from tapegrad.compiler.cuda_launches import kernel_launches
+from tapegrad.compiler.cuda_products import LibraryPlaces, RoutedProduct, library_places
 from tapegrad.compiler.cuda_source import step_parameters
-from tapegrad.compiler.cuda_steps import BLOCK, Step, iterations
+from tapegrad.compiler.cuda_steps import BLOCK, Step, iterations, step_buffers
 from tapegrad.compiler.layout import BufferUse
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import Buffer, Kernel, Product, Role, Schedule
 from tapegrad.ir.sizes import Size, Symbol
 
 if TYPE_CHECKING:
-    from tapegrad.runtime.gpu import Function
+    from tapegrad.runtime.gpu import CudaDevice, Function
 
 #: Bytes at whose multiples buffers of a device begin: what its own allocator gives, and any vector load is happy with.
 ALIGNMENT = 256
@@ -45,6 +45,20 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class LibraryLaunch:
+    """A product by cuBLAS: the places of its output, its operands and its workspace."""
+
+    device: CudaDevice
+    call: LibraryPlaces
+    places: tuple[int, ...]
+
+    def prepared(self, status: Any, memory: Sequence[Any]) -> Callable[[], None]:
+        """What calls it on the buffers of a call; it asks for no status, so it writes only what nobody keeps."""
+        *operands, workspace = (memory[place] for place in self.places)
+        return partial(self.device.multiply, self.call.call([*map(self.device.address, operands)]), workspace)
+
+
+@dataclass(frozen=True)
 class PlacedStep:
     """A step of a kernel, the places of its buffers in the layout, and the sizes that it takes."""
 
@@ -53,17 +67,21 @@ class PlacedStep:
     places: tuple[int, ...]
     sizes: tuple[Size, ...]
 
-    def is_empty(self, symbols: Mapping[Symbol, int]) -> bool:
-        """Whether there is nothing to do at these sizes."""
-        if self.step.kind == "product":
-            (product,) = self.step.body
-            assert isinstance(product, Product)
-            work = [size for side in (product.rows, product.columns) if (size := extent(side)) is not None]
-        elif self.step.kind in ("elements", "rows"):
-            work = [iterations(self.step.loops)]
-        else:
-            return False
-        return any(sizes.evaluate(size, symbols) == 0 for size in work)
+    def takes_part(self, symbols: Mapping[Symbol, int], library: bool) -> bool:
+        """Whether there is anything to do at these sizes; ``library`` says whether cuBLAS is there."""
+        work = [iterations(self.step.loops)] + ([self.step.tiles.output_size] if self.step.tiles else [])
+        is_empty = self.step.kind != "alone" and any(sizes.evaluate(size, symbols) == 0 for size in work)
+        return not is_empty and self.step.runs(symbols, library)
+
+    def library_launch(self, device: CudaDevice, symbols: Mapping[Symbol, int]) -> LibraryLaunch:
+        """The call of cuBLAS at these sizes, for a step that is one."""
+        (product,) = self.step.body
+        assert isinstance(product, Product) and self.step.workspace is not None
+        call = library_places(RoutedProduct(product, self.step.loops, None), symbols)
+        assert call is not None
+        buffers = (product.out.buffer, product.a.buffer, product.b.buffer, self.step.workspace)
+        order = step_buffers(self.step)
+        return LibraryLaunch(device, call, tuple(self.places[order.index(buffer)] for buffer in buffers))
 
     def launch(self, function: Function, symbols: Mapping[Symbol, int], index: str) -> Launch:
         """The launch at these sizes, with indices of a C type."""

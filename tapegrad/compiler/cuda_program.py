@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from tapegrad import config
 from tapegrad.compiler.cuda_frame import CudaFrame
 from tapegrad.compiler.cuda_launches import index_type
-from tapegrad.compiler.cuda_layout import ALIGNMENT, CudaLayout, Launch, cuda_layout
+from tapegrad.compiler.cuda_layout import ALIGNMENT, CudaLayout, Launch, LibraryLaunch, PlacedStep, cuda_layout
 from tapegrad.compiler.cuda_modes import Loops
 from tapegrad.compiler.cuda_persistent import BARRIER_LOST
 from tapegrad.compiler.cuda_scan import Pattern, scan_source
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters, step_source
+from tapegrad.compiler.layout import BufferUse
 from tapegrad.compiler.memory import Plan, memory_table, plan_memory
 from tapegrad.errors import DeviceError, GraphError, TapegradError
 from tapegrad.ir import sizes
@@ -50,7 +51,7 @@ class CudaBinding:
         The C type of indices that the sizes need.
     counts : tuple of int
         The elements of each buffer.
-    launches : tuple of Launch
+    launches : tuple of Launch or LibraryLaunch
         Those of all kernels in order, without those that have nothing to do.
     kernels : tuple of int
         The kernel that each of them belongs to.
@@ -62,7 +63,7 @@ class CudaBinding:
     plan: Plan
     index: str
     counts: tuple[int, ...]
-    launches: tuple[Launch, ...]
+    launches: tuple[Launch | LibraryLaunch, ...]
     kernels: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
 
@@ -115,7 +116,6 @@ class CudaProgram:
         self.layout: CudaLayout = cuda_layout(schedule)
         self.kernel_count = len(schedule.kernels)
         self.output_dtypes = tuple(node.dtype for node in graph.outputs)
-        self._arena_buffers = tuple(self.layout.buffers[place] for place in self.layout.arena)
         self._modules: dict[str, LoadedModule] = {}
         self.compiled_now = bool(self.layout.steps) and self._module("int").compiled_now
         counters.add("compiles" if self.compiled_now else "cache_hits")
@@ -243,14 +243,16 @@ class CudaProgram:
         if symbols is None:
             return None
         symbols = self.layout.all_symbols(symbols)
-        counts = tuple(sizes.evaluate(buffer.size, symbols) for buffer in self.layout.buffers)
+        counts = tuple(sizes.evaluate(buffer.size, symbols) for buffer in self._used_buffers(symbols))
         index = index_type(self.schedule.kernels, symbols)
-        launches: list[Launch] = []
+        launches: list[Launch | LibraryLaunch] = []
         kernels: list[int] = []
-        for placed in self.layout.steps:
-            if not placed.is_empty(symbols):
+        for placed in self._steps(symbols):
+            if placed.step.kind == "library":
+                launches.append(placed.library_launch(self.device, symbols))
+            else:
                 launches.append(placed.launch(self._module(index).function(placed.step.name), symbols, index))
-                kernels.append(self.schedule.kernels.index(placed.kernel))
+            kernels.append(self.schedule.kernels.index(placed.kernel))
         return CudaBinding(
             shapes,
             symbols,
@@ -329,9 +331,8 @@ class CudaProgram:
         """For each kernel, by its name: its launches and how many blocks each has at these sizes."""
         found: dict[str, list[tuple[str, int]]] = {kernel.name: [] for kernel in self.schedule.kernels}
         values = self.layout.all_symbols(symbols)
-        for placed in self.layout.steps:
-            if not placed.is_empty(values):
-                found[placed.kernel.name].append((placed.step.name, placed.step.blocks(values)))
+        for placed in self._steps(values):
+            found[placed.kernel.name].append((placed.step.name, placed.step.blocks(values)))
         return found
 
     def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:
@@ -346,9 +347,28 @@ class CudaProgram:
         self.give_frame(frame)
         return seconds
 
+    def _steps(self, symbols: Mapping[Symbol, int]) -> list[PlacedStep]:
+        """The steps that take part at these sizes; cuBLAS is looked for where it would."""
+        asked = any(placed.step.kind == "library" and placed.takes_part(symbols, True) for placed in self.layout.steps)
+        library = asked and self.device.products is not None
+        return [placed for placed in self.layout.steps if placed.takes_part(symbols, library)]
+
+    def _used_buffers(self, symbols: Mapping[Symbol, int]) -> tuple[BufferUse, ...]:
+        """The buffers; those of the arena that no step touches at these sizes are empty."""
+        used = {place for placed in self._steps(symbols) for place in placed.places}
+        unused = set(self.layout.arena) - used
+        return tuple(
+            replace(buffer, size=0) if place in unused else buffer for place, buffer in enumerate(self.layout.buffers)
+        )
+
+    def _arena_buffers(self, symbols: Mapping[Symbol, int]) -> tuple[BufferUse, ...]:
+        buffers = self._used_buffers(symbols)
+        return tuple(buffers[place] for place in self.layout.arena)
+
     def plan(self, symbols: Mapping[Symbol, int]) -> Plan:
         """The memory plan at these sizes."""
-        return plan_memory(self._arena_buffers, self.layout.all_symbols(symbols), alignment=ALIGNMENT, page=0)
+        symbols = self.layout.all_symbols(symbols)
+        return plan_memory(self._arena_buffers(symbols), symbols, alignment=ALIGNMENT, page=0)
 
     def arena_bytes(self, symbols: Mapping[Symbol, int]) -> int:
         """Bytes of all temporaries together at these sizes."""
@@ -356,7 +376,8 @@ class CudaProgram:
 
     def memory_table(self, symbols: Mapping[Symbol, int]) -> str:
         """The memory plan as text, one line a buffer, with the lower bound that lifetimes give."""
-        return memory_table(self._arena_buffers, self.layout.all_symbols(symbols), alignment=ALIGNMENT, page=0)
+        symbols = self.layout.all_symbols(symbols)
+        return memory_table(self._arena_buffers(symbols), symbols, alignment=ALIGNMENT, page=0)
 
     def save(self, path: str | Path) -> None:
         """Write the source to a file."""

@@ -20,6 +20,7 @@ from tapegrad.compiler.cuda_forms import (
     FORMS,
     INDEX_FORMS,
     OPERATIONS,
+    SUM,
     TERM,
     UNARY,
     Form,
@@ -32,7 +33,6 @@ from tapegrad.compiler.cuda_steps import (
     Step,
     step_buffers,
     step_sizes,
-    tile,
     written_buffers,
 )
 from tapegrad.compiler.independence import identity
@@ -60,7 +60,6 @@ from tapegrad.ir.kernel import (
     Loop,
     Matrix,
     Operation,
-    Product,
     RandomUniform,
     SizeValue,
     Statement,
@@ -73,7 +72,10 @@ from tapegrad.kernels.cuda.prelude import prelude
 INDENT = "  "
 
 #: The names that every step has.
-OWN_NAMES = frozenset("block blocks part parts lane warp warps element shared status k".split())
+OWN_NAMES = frozenset(
+    "block blocks part parts lane warp warps element shared status k across tiles tile first_row first_column tile_row "
+    "tile_column terms first rest".split()
+)
 
 _RESERVED = frozenset(
     "index int float double bool char long unsigned void const if else for while return struct "
@@ -133,6 +135,8 @@ class Printer:
         self._locals: dict[tuple[str, np.dtype], str] = {}
         self._types: dict[str, np.dtype] = {}
         self._indices = _index_names((*step.known, *step.loops, *step.body))
+        if step.tiles is not None:
+            self._indices |= {step.tiles.row.name, step.tiles.column.name, step.tiles.part.name}
         #: Buffers of which each part has a line of its own, and the buffers of those lines.
         self._lines = dict(step.private)
         self._lines |= {partial.buffer: partial.parts for partial in step.partials if partial.buffer is not None}
@@ -508,25 +512,56 @@ def _alone(printer: Printer, step: Step) -> list[str]:
 
 
 def _product(printer: Printer, step: Step) -> list[str]:
-    (product,) = step.body
-    assert isinstance(product, Product)
-    suffix = SUFFIXES[product.out.buffer.dtype]
-    size = tile(product)
-
-    def matrix(item: Matrix, *strides: Expression) -> str:
-        start = printer.index(item.offset)
-        name = printer.parameters.buffers[item.buffer]
-        return ", ".join([name if start == "0" else f"{name} + {start}", *map(printer.index, strides)])
-
-    arguments = [
-        matrix(product.out, product.out.row),
-        matrix(product.a, product.a.row, product.a.column),
-        matrix(product.b, product.b.row, product.b.column),
-        ", ".join(map(printer.index, (product.rows, product.columns, product.inner))),
-        f"{printer.value(product.alpha)}, {printer.value(product.beta)}",
+    """Every block takes tiles, of each matrix of a batch and each part of its terms; a sum is finished by itself."""
+    tiles = step.tiles
+    assert tiles is not None
+    tiling, suffix = tiles.tiling, SUFFIXES[tiles.dtype]
+    terms = tiling.terms(tiles.dtype)
+    rows, columns, inner = (printer.index(side, TERM + 1) for side in (tiles.rows, tiles.columns, tiles.inner))
+    parts = printer.index(size_expression(tiles.parts), TERM + 1)
+    counts = [*(printer.index(loop.stop, TERM + 1) for loop in step.loops), *([parts] if tiles.parts != 1 else [])]
+    names = [printer.define(loop.variable, INT64) for loop in step.loops]
+    names += [printer.define(tiles.part.name, INT64)] if tiles.parts != 1 else []
+    row, column = (printer.define(side.name, INT64) for side in (tiles.row, tiles.column))
+    total = printer.define(tiles.total.name, tiles.dtype)
+    head = [
+        f"const index across = ({columns} + {tiling.columns - 1}) / {tiling.columns};",
+        f"const index tiles = across * (({rows} + {tiling.rows - 1}) / {tiling.rows});",
+        f"for (index element = block; element < {' * '.join([*counts, 'tiles'])}; element += blocks) {{",
     ]
-    lines = [f"matrix_product<{suffix}, {size}>(", "    block, blocks, shared,", *(f"    {a}," for a in arguments[:-1])]
-    return _shifted([*lines, f"    {arguments[-1]});"], 1)
+    body = ["const index tile = element % tiles;"] if names else ["const index tile = element;"]
+    for place, name in enumerate(names):
+        inside = " * ".join([*counts[place + 1 :], "tiles"])
+        inside = f"({inside})" if place + 1 < len(counts) else inside
+        body.append(f"const index {name} = element / {inside}{f' % {counts[place]}' if place else ''};")
+    body.append(f"const index first_row = tile / across * {tiling.rows};")
+    body.append(f"const index first_column = tile % across * {tiling.columns};")
+    first, length = "", inner
+    if tiles.parts != 1:
+        body.append(f"const index terms = (({inner} + {parts} - 1) / {parts} + {terms - 1}) / {terms} * {terms};")
+        body.append(f"const index first = {names[-1]} * terms, rest = {inner} - first;")
+        first, length = "first", "(rest < terms ? rest : terms)"
+
+    def operand(matrix: Matrix, place: str, along: Expression, term: Expression) -> str:
+        start = [printer.parameters.buffers[matrix.buffer], printer.index(matrix.offset, SUM + 1)]
+        for steps, stride in ((place, along), (first, term)):
+            size = printer.index(stride, TERM + 1)
+            start.append((steps if size == "1" else f"{steps} * {size}") if steps else "0")
+        return " + ".join(part for part in start if part != "0")
+
+    a, b = tiles.a, tiles.b
+    kinds = f"{SUFFIXES[a.buffer.dtype]}, {suffix}, {tiling.rows}, {tiling.columns}, {tiling.own}, {terms}"
+    body += [
+        f"product_tile<{kinds}>(",
+        f"    shared, {operand(a, 'first_row', a.row, a.column)}, {printer.index(a.row)}, {printer.index(a.column)},",
+        f"    {operand(b, 'first_column', b.column, b.row)}, {printer.index(b.row)}, {printer.index(b.column)},",
+        f"    {rows} - first_row, {columns} - first_column, {length},",
+        f"    [&](int tile_row, int tile_column, {suffix} {total}) {{",
+        f"{INDENT * 3}const index {row} = first_row + tile_row, {column} = first_column + tile_column;",
+        *printer.statements(step.body, 3),
+        "    });",
+    ]
+    return [*_shifted(head, 1), *_shifted(body, 2), INDENT + "}"]
 
 
 #: How each kind of step prints.
@@ -584,9 +619,9 @@ def step_call(step: Step, block: str, blocks: str, status: str, arguments: Seque
 def step_source(step: Step, parameters: Parameters, title: str) -> str:
     """A step as a device function over (block, blocks), and as a kernel of its own."""
     declared = ["int* status", *parameters.declarations()]
-    # Two blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
-    has_product = "product" in (step.kind, *(inner.kind for inner in step.steps))
-    bounds = f"{BLOCK}, 2" if has_product else f"{BLOCK}"
+    # A few blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
+    least = [inner.tiles.tiling.blocks for inner in (step, *step.steps) if inner.tiles is not None]
+    bounds = f"{BLOCK}, {min(least)}" if least else f"{BLOCK}"
     lines = [step_function(step, parameters, title)]
     lines += _signature(f'extern "C" __global__ void __launch_bounds__({bounds}) {step.name}(', declared)
     # Where the step itself may set the status, no thread does so before all of its block have read it.
@@ -620,6 +655,6 @@ def cuda_source(
     >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x[i]" in line])
         const f32 x1 = x[i];
     """
-    steps = [(kernel, step) for kernel in kernels for step in split(kernel)]
+    steps = [(kernel, step) for kernel in kernels for step in split(kernel) if step.kind != "library"]
     text = "\n".join(step_source(step, step_parameters(step), kernel.title) for kernel, step in steps)
     return f"{prelude(text, index)}\n#define BLOCK {BLOCK}\n\n{text}"

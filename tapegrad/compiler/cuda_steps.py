@@ -10,14 +10,24 @@ a sum depend on sizes alone. Products are dealt out in tiles. Everything else is
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tapegrad.compiler.chunks import ceiling, extent, least
+from tapegrad.compiler.cuda_products import (
+    DIRECT,
+    Route,
+    RoutedProduct,
+    Tiles,
+    combining_loops,
+    finished,
+    finishing_loops,
+    partial_sums,
+    written_loops,
+)
 from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
 from tapegrad.compiler.index_maps import add, multiply, size_expression
 from tapegrad.compiler.layout import buffers_of, symbolic_sizes, walk
@@ -47,11 +57,10 @@ from tapegrad.ir.kernel import (
     Variable,
 )
 from tapegrad.ir.sizes import Size, Symbol
+from tapegrad.runtime.cublas import WORKSPACE_BYTES
 
 #: Threads of a block, and lanes of a warp.
 BLOCK, WARP = 256, 32
-#: Terms of a product that pass through shared memory at a time.
-TERMS = 16
 #: Blocks of a launch at most: beyond these, threads take several elements each.
 BLOCKS = 1024
 #: Words of int32 that every kernel is handed as ``status``, all zero before a run: the number of the check that failed,
@@ -60,7 +69,7 @@ STATUS_WORDS = 2
 #: Blocks, and warps, that keep partial results.
 PARTIAL_BLOCKS, PARTIAL_WARPS = 128, 256
 
-Kind = Literal["alone", "combine", "elements", "rows", "product", "sequence"]
+Kind = Literal["alone", "combine", "elements", "rows", "product", "library", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,9 @@ class Step:
     ----------
     name : str
         Of its function.
-    kind : {"alone", "combine", "elements", "rows", "product", "sequence"}
-        "combine" has a warp for each result that it combines, "sequence" further steps.
+    kind : {"alone", "combine", "elements", "rows", "product", "library", "sequence"}
+        "combine" has a warp for each result that it combines, "sequence" further steps. "library" is a call of cuBLAS;
+        its body is the product.
     known : tuple of Statement
         What every thread computes for itself first.
     loops : tuple of Loop
@@ -102,6 +112,12 @@ class Step:
         elements, warps for rows. Sizes decide it, not the launch.
     steps : tuple of Step
         Those of a sequence: the first is dealt out over all blocks, and the last block that is done does the others.
+    tiles : Tiles or None
+        The product of a "product" step; its body finishes one sum.
+    route : Route or None
+        The step runs where sizes choose this route for its product, ``routed``; always where None.
+    workspace : Buffer or None
+        Memory that cuBLAS uses in a "library" step.
     """
 
     name: str
@@ -113,11 +129,24 @@ class Step:
     private: tuple[tuple[Buffer, Buffer], ...] = ()
     parts: Size = 0
     steps: tuple[Step, ...] = ()
+    tiles: Tiles | None = None
+    route: Route | None = None
+    routed: RoutedProduct | None = None
+    workspace: Buffer | None = None
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        """All that the step's source is printed from."""
+        return (*self.known, *self.loops, *([self.tiles] if self.tiles else []), *self.body)
 
     @property
     def checks(self) -> bool:
         """Whether the step may end the program."""
         return any(isinstance(item, Check) for item in walk(self.body)) or any(step.checks for step in self.steps)
+
+    def runs(self, symbols: Mapping[Symbol, int], library: bool = False) -> bool:
+        """Whether the step takes part at these sizes; ``library`` says whether cuBLAS is there."""
+        return self.routed is None or self.routed.route(symbols, library) == self.route
 
     @property
     def in_parts(self) -> bool:
@@ -129,10 +158,8 @@ class Step:
         """Bytes of shared memory that a block needs."""
         if self.kind == "sequence":
             return max(step.shared_bytes for step in self.steps)
-        if self.kind == "product":
-            (product,) = self.body
-            assert isinstance(product, Product)
-            return 2 * TERMS * (tile(product) + 1) * product.out.buffer.dtype.itemsize
+        if self.tiles is not None:
+            return self.tiles.tiling.shared_bytes(self.tiles.dtype)
         if self.kind == "elements":
             return BLOCK // WARP * 8 * len(self.partials)
         return 0
@@ -146,20 +173,12 @@ class Step:
             return 1
         if self.in_parts:
             count = sizes.evaluate(self.parts, symbols)
-        elif self.kind == "product":
-            (product,) = self.body
-            assert isinstance(product, Product)
-            extents = (_extent(product.rows), _extent(product.columns))
-            count = per_block * math.prod(-(-sizes.evaluate(extent, symbols) // tile(product)) for extent in extents)
+        elif self.tiles is not None:
+            shared = iterations(self.loops) * self.tiles.parts
+            count = per_block * sizes.evaluate(shared, symbols) * self.tiles.tile_count(symbols)
         else:
             count = sizes.evaluate(iterations(self.loops), symbols)
         return min(max(1, -(-count // per_block)), BLOCKS)
-
-
-def tile(product: Product) -> int:
-    """Rows and columns of the tiles that a product is dealt out in: small ones where it has few columns."""
-    columns = product.columns
-    return 32 if isinstance(columns, Constant) and int(columns.value) <= 64 else 64
 
 
 def iterations(loops: Sequence[Loop]) -> Size:
@@ -184,17 +203,20 @@ class _Kernel:
         self._known: list[Statement] = []
         self._alone: list[Statement] = []
         self._cells: set[Buffer] = set()
+        #: The route that steps being added belong to, and whose it is.
+        self._route: tuple[Route | None, RoutedProduct | None] = (None, None)
 
     def steps(self) -> tuple[Step, ...]:
-        body = self._kernel.body
+        body = list(self._kernel.body)
         registers = _accumulated_by_loops(body)
-        for position, statement in enumerate(body):
-            rest = (*body[:position], *body[position + 1 :])
-            if isinstance(statement, Loop) and self._deal_out(statement, rest):
+        while body:
+            statement = body.pop(0)
+            if isinstance(statement, Loop) and self._deal_out(statement, self._beside(statement)):
                 continue
-            if isinstance(statement, Product):
+            product = _batched_product(statement)
+            if product is not None:
                 self._finish_alone()
-                self._add("product", (), (statement,))
+                self._multiply(RoutedProduct(*product, self._taken_finish(product[0], body)))
             elif isinstance(statement, Let) and self._stays_known(statement):
                 self._known.append(statement)
             elif isinstance(statement, Declare) and statement.name in registers:
@@ -203,6 +225,62 @@ class _Kernel:
                 self._alone.append(statement)
         self._finish_alone()
         return tuple(map(self._without_idle_stores, self._steps))
+
+    def _beside(self, statement: Statement) -> tuple[Statement, ...]:
+        return tuple(other for other in self._kernel.body if other is not statement)
+
+    # Products
+
+    def _taken_finish(self, product: Product, body: list[Statement]) -> tuple[Loop, ...] | None:
+        """The loops that come next, if all they do is to finish each sum; they are taken from what is still to do."""
+        for position, statement in enumerate(body):
+            if isinstance(statement, Loop):
+                shared = shared_by_iterations(statement, self._beside(statement))
+                loops = finishing_loops(product, statement)
+                if loops is None or shared is None or shared.registers or shared.buffers or shared.private:
+                    return None
+                self._known += [let for let in body[:position] if isinstance(let, Let)]
+                del body[: position + 1]
+                return loops
+            if not isinstance(statement, Comment) and not (isinstance(statement, Let) and self._stays_known(statement)):
+                return None
+        return None
+
+    def _multiply(self, routed: RoutedProduct) -> None:
+        """The steps of a product, by every route that sizes may choose."""
+        product, routes = routed.product, routed.routes
+        dtype = product.out.buffer.dtype
+        row, column, part = (Variable(self._fresh(name)) for name in ("row", "column", "part_number"))
+        total = Variable(self._fresh("total"), dtype)
+        tiles = Tiles(
+            *(product.a, product.b, product.rows, product.columns, product.inner),
+            *(row, column, total, routed.tiling),
+        )
+        chosen = routed if len(routes) > 1 else None
+        self._route = (routes[0] if chosen else None, chosen)
+        self._add("product", routed.batch, finished(routed, total, row, column), tiles=tiles)
+        count = routed.batch_count * iterations((Loop("", product.rows, ()), Loop("", product.columns, ())))
+        if "split" in routes:
+            self._route = ("split", chosen)
+            split = replace(tiles, parts=routed.parts, part=part)
+            sums = self._buffer(f"{product.out.buffer.name}_parts", dtype, split.parts * count)
+            self._add("product", routed.batch, partial_sums(routed, split, sums), tiles=split)
+            self._add_loops(combining_loops(routed, split, sums, part))
+        if "library" in routes:
+            self._route = ("library", chosen)
+            workspace = self._buffer("workspace", np.dtype(np.uint8), WORKSPACE_BYTES)
+            if routed.may_be_written:
+                self._add("library", routed.batch, (product,), workspace=workspace)
+                if routed.finish is not None:
+                    self._add_loops(routed.finish)
+            else:
+                result = self._buffer(f"{product.out.buffer.name}_product", dtype, count)
+                self._add("library", routed.batch, (routed.into(result),), workspace=workspace)
+                self._add_loops(written_loops(routed, tiles, result))
+        self._route = (None, None)
+
+    def _add_loops(self, loops: Sequence[Loop]) -> None:
+        self._add("elements", tuple(loops), loops[-1].body)
 
     def _without_idle_stores(self, step: Step) -> Step:
         """The step without stores of what no later step loads."""
@@ -265,10 +343,16 @@ class _Kernel:
         partials: tuple[Partial, ...] = (),
         private: tuple[tuple[Buffer, Buffer], ...] = (),
         parts: Size = 0,
+        tiles: Tiles | None = None,
+        workspace: Buffer | None = None,
     ) -> None:
-        known = _needed(self._known, (*loops, *body), {partial.register for partial in partials})
+        used: tuple[Any, ...] = (*loops, *([tiles] if tiles else []), *body)
+        known = _needed(self._known, used, {partial.register for partial in partials})
         name = f"{self._kernel.name}_{len(self._steps)}"
-        self._steps.append(Step(name, kind, known, loops, body, partials, private, parts if partials or private else 0))
+        parts = parts if partials or private else 0
+        self._steps.append(
+            Step(name, kind, known, loops, body, partials, private, parts, (), tiles, *self._route, workspace)
+        )
 
     # Loops
 
@@ -352,9 +436,23 @@ class _Kernel:
         self._add("rows", (Loop(place.name, size_expression(buffer.size), body),), body)
 
 
-def kernel_steps(kernel: Kernel) -> tuple[Step, ...]:
-    """The steps of a kernel, in order."""
-    return _Kernel(kernel).steps()
+def kernel_steps(kernel: Kernel, routes: Collection[Route] = DIRECT) -> tuple[Step, ...]:
+    """The steps of a kernel, in order, with those of the given routes of its products.
+
+    Of the steps of several routes, those take part that `Step.runs` says.
+    """
+    return tuple(step for step in _Kernel(kernel).steps() if step.route is None or step.route in routes)
+
+
+def _batched_product(statement: Statement) -> tuple[Product, tuple[Loop, ...]] | None:
+    """A product and the loops over its batch, which lose their bodies; None for everything else."""
+    loops: list[Loop] = []
+    while isinstance(statement, Loop) and len(statement.body) == 1:
+        if statement.start != Constant(0, INT64) or statement.step != 1 or extent(statement.stop) is None:
+            return None
+        loops.append(replace(statement, body=()))
+        statement = statement.body[0]
+    return (statement, tuple(loops)) if isinstance(statement, Product) else None
 
 
 def _only_loop(loops: Sequence[Loop]) -> Loop | None:
@@ -428,9 +526,10 @@ def step_buffers(step: Step) -> tuple[Buffer, ...]:
     """The buffers that a step touches, by first use; what its parts have of their own stands for what they share."""
     if step.steps:
         return tuple(dict.fromkeys(buffer for inner in step.steps for buffer in step_buffers(inner)))
-    found = dict.fromkeys(buffers_of((*step.known, *step.loops, *step.body)))
+    found = dict.fromkeys(buffers_of(step.items))
     replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
     own = [partial.parts for partial in step.partials] + [parts for _, parts in step.private]
+    own += [step.workspace] if step.workspace is not None else []
     return (*(buffer for buffer in found if buffer not in replaced), *own)
 
 
@@ -448,6 +547,6 @@ def step_sizes(step: Step) -> list[Size]:
     if step.steps:
         return list(dict.fromkeys(size for inner in step.steps for size in step_sizes(inner)))
     further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
-    further += [buffer.size for buffer, _ in step.private]
-    found = [*symbolic_sizes((*step.known, *step.loops, *step.body)), *further]
+    further += [buffer.size for buffer, _ in step.private] + ([step.tiles.parts] if step.tiles else [])
+    found = [*symbolic_sizes(step.items), *further]
     return [size for size in dict.fromkeys(found) if not isinstance(size, int)]

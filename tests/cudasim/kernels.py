@@ -36,6 +36,8 @@ def run_kernels(
     module = compile_module(cuda_source(kernels, split, index), checked)
     for kernel in kernels:
         for step in split(kernel):
+            if not step.runs(symbols):
+                continue
             parameters = step_parameters(step)
             for buffer in parameters.buffers:
                 if buffer not in memory:
