@@ -166,6 +166,10 @@ class ExchangeError(TapegradError, BufferError):
     """An array cannot go to, or come from, another library in the way that was asked for."""
 
 
+class DeviceMemoryError(DeviceError, MemoryError):
+    """The memory of a device is not enough; arrays keep their values."""
+
+
 class GraphError(TapegradError, RuntimeError):
     """A graph, kernel or program breaks a rule of the intermediate representation: a fault of tapegrad."""
 

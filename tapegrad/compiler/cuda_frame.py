@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
 Key = tuple[Any, ...]
 Call = Callable[[], None]
+#: Targets and sources.
+Copies = list[tuple[Any, Any]]
 #: What runs the steps from one number up to another.
 Runs = Callable[[int, int], None]
 
@@ -67,11 +69,12 @@ class CudaFrame:
         self._status = self._device.from_host(np.zeros(STATUS_WORDS, np.int32))
         self._counter = self._device.from_host(np.zeros(2, np.int64))
         self._binding: CudaBinding | None = None
-        self._regions = Regions(self._device, self._memory_moved)
-        self._inputs = Inputs(self._device, self._regions, [n.dtype for n in program.graph.inputs], self._cells)
-        #: Where graphs put the outputs that are no cells, as long as the shapes are the same.
-        self._output_places: list[Any] | None = None
         self._graphs: OrderedDict[Key, CapturedGraph | None] = OrderedDict()
+        #: Where graphs put outputs, as long as the shapes are the same; cells have None.
+        self._output_places: list[Any] = []
+        # The regions know no frame, so that a frame that is dropped gives up its memory at once.
+        self._regions = Regions(self._device, (self._graphs, self._output_places))
+        self._inputs = Inputs(self._device, self._regions, [n.dtype for n in program.graph.inputs], self._cells)
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._previous: Key | None = None
         self._step_seconds = 0.0
@@ -85,17 +88,19 @@ class CudaFrame:
         given = self._given_outputs(outputs)
         key: Key = ("run", binding.shapes, tuple(addresses))
         if self._comes_again(key) and binding.launches:
-            results = self._own_outputs(used)
+            places = self._own_outputs(used)
             # A graph that is there needs no launches.
-            calls = [] if self._graphs.get((*key, 1)) is not None else self._calls(used, results)
+            calls = [] if self._graphs.get((*key, 1)) is not None else self._calls(used, places)
+            # All memory is there before anything changes.
+            results, copies = self._taken_out(places, given)
             with self._alone(used):
                 self._repeat(key, calls, 1)
-            results = self._copied_out(results, given)
         else:
-            results = self._new_outputs(used, given)
+            results, copies = self._new_outputs(used, given), []
+            calls = self._calls(used, results)
             with self._alone(used):
-                self._launch(self._calls(used, results))
-        self._copy_back(results, self._finish())
+                self._launch(calls)
+        self._end(results, copies, self._finish())
         counts = counters.of_this_thread()
         counts["calls"] += 1
         counts["kernels"] += self._program.kernel_count
@@ -126,6 +131,7 @@ class CudaFrame:
         results = self._own_outputs(used)
         stored = [number for number in range(len(results)) if number not in self._written]
         stacked = self._stacked([results[number] for number in stored], steps)
+        unstacked, copies = self._unstacked(stacked)
         if mode in ("block", "grid"):
             arrays = [sources.get(number, array) for number, array in enumerate(used)]
             outputs = dict(zip(stored, stacked, strict=True))
@@ -146,9 +152,9 @@ class CudaFrame:
             for done, status in self._pieces(run, steps, wait=between is not None):
                 if between is not None and not status:
                     between(done, results)
-        for number, array in zip(stored, self._unstacked(stacked), strict=True):
+        for number, array in zip(stored, unstacked, strict=True):
             results[number] = array
-        self._copy_back(results, status)
+        self._end(results, copies, status)
         counts = counters.of_this_thread()
         counts["calls"] += 1
         counts["kernels"] += steps * self._program.kernel_count
@@ -332,14 +338,10 @@ class CudaFrame:
             raise ShapeError(
                 f"{program.name}: inputs of shapes {', '.join(map(shape_text, shapes))} do not fit {wanted}"
             )
-        self._binding, self._output_places, self._step_seconds = binding, None, 0.0
+        self._binding, self._step_seconds = binding, 0.0
+        self._output_places.clear()
         self._inputs.forget()
         return binding
-
-    def _memory_moved(self) -> None:
-        """Graphs that point to memory which is gone are dropped."""
-        self._graphs.clear()
-        self._output_places = None
 
     def _temporaries(self) -> list[Any]:
         """Views of the arena, exactly as long as their buffers, by place; None for the rest."""
@@ -386,8 +388,9 @@ class CudaFrame:
 
     def _own_outputs(self, used: Sequence[Any]) -> list[Any]:
         """Where outputs of a graph go: small ones together, large ones each to a place of its own."""
-        if self._output_places is None:
-            self._output_places = self._made_places()
+        if not self._output_places:
+            places = self._made_places()
+            self._output_places += places
         written = self._written
         return [
             used[written[number]] if number in written else place for number, place in enumerate(self._output_places)
@@ -416,37 +419,40 @@ class CudaFrame:
     def _is_small(self, number: int) -> bool:
         return number not in self._written and self._output_bytes(number) <= PACKED_BYTES
 
-    def _copied_out(self, results: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-        """Outputs of a graph in arrays of their own; small ones by one copy, of which they are views."""
-        copies = list(results)
+    def _taken_out(self, results: Sequence[Any], given: Sequence[Any]) -> tuple[list[Any], Copies]:
+        """Arrays of their own for outputs of a graph, and what is to be copied there when it has run."""
+        arrays = list(results)
         small = [number for number in range(len(results)) if self._is_small(number)]
         apart = [number for number in range(len(results)) if number not in self._written and number not in small]
         if any(given[number] is not None for number in small):
             small, apart = [], [*small, *apart]
         for number in apart:
-            copies[number] = given[number]
-            if copies[number] is None:
-                copies[number] = self._device.empty(results[number].shape, results[number].dtype)
-            self._device.copy(copies[number], results[number])
-        for number, copy in zip(small, self._copied_together([results[n] for n in small], "outputs"), strict=True):
-            copies[number] = copy
-        return copies
+            arrays[number] = given[number]
+            if arrays[number] is None:
+                arrays[number] = self._device.empty(results[number].shape, results[number].dtype)
+        copies = [(arrays[number], results[number]) for number in apart]
+        together, further = self._together([results[number] for number in small], "outputs")
+        for number, array in zip(small, together, strict=True):
+            arrays[number] = array
+        return arrays, copies + further
 
-    def _copied_together(self, places: Sequence[Any], name: str) -> list[Any]:
-        """Copies of arrays that lie one after another in a region."""
+    def _together(self, places: Sequence[Any], name: str) -> tuple[list[Any], Copies]:
+        """New arrays for what lies one after another in a region, and the one copy that fills them."""
         if not places:
-            return []
+            return [], []
         count = sum(up(place.nbytes) for place in places)
-        together = self._device.empty((count,), np.dtype(np.uint8))
-        self._device.copy(together, self._regions.get(name, count)[:count])
-        copies, offset = [], 0
+        memory = self._device.empty((count,), np.dtype(np.uint8))
+        arrays, offset = [], 0
         for place in places:
-            copies.append(view(together, offset, place.shape, place.dtype))
+            arrays.append(view(memory, offset, place.shape, place.dtype))
             offset += up(place.nbytes)
-        return copies
+        return arrays, [(memory, self._regions.get(name, count)[:count])]
 
-    def _copy_back(self, results: list[Any], status: int) -> None:
-        """Cells that were copied at the door get their new values; a failed check is raised."""
+    def _end(self, results: list[Any], copies: Copies, status: int) -> None:
+        """Outputs and cells go where the caller finds them; a failed check is raised."""
+        if not status:
+            for target, source in copies:
+                self._device.copy(target, source)
         for given, place in self._inputs.copied:
             if isinstance(given, np.ndarray):
                 given[...] = self._device.to_host(place)
@@ -484,14 +490,14 @@ class CudaFrame:
                 stacked.append(self._device.empty(shape, place.dtype))
         return stacked
 
-    def _unstacked(self, stacked: Sequence[Any]) -> list[Any]:
-        """The stacked outputs in arrays of their own."""
+    def _unstacked(self, stacked: Sequence[Any]) -> tuple[list[Any], Copies]:
+        """Arrays of their own for stacked outputs, and what is to be copied there."""
         small = [number for number, array in enumerate(stacked) if up(array.nbytes) <= STAGED_BYTES]
-        results = list(stacked)
-        copies = self._copied_together([stacked[number] for number in small], "stacked")
-        for number, copy in zip(small, copies, strict=True):
-            results[number] = copy
-        return results
+        arrays = list(stacked)
+        together, copies = self._together([stacked[number] for number in small], "stacked")
+        for number, array in zip(small, together, strict=True):
+            arrays[number] = array
+        return arrays, copies
 
     def _ends(self, moves: Sequence[tuple[Any, Any]], sliced: int, gathered: int, rows: Any) -> tuple[Call, Call]:
         """The launches before and after each step, from what is moved where: slices, then rows, then outputs."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from tapegrad import config
 from tapegrad.compiler.cuda_frame import CudaFrame
@@ -19,7 +21,7 @@ from tapegrad.compiler.cuda_scan import Pattern, scan_source
 from tapegrad.compiler.cuda_source import cuda_source, step_parameters, step_source
 from tapegrad.compiler.layout import BufferUse
 from tapegrad.compiler.memory import Plan, memory_table, plan_memory
-from tapegrad.errors import DeviceError, GraphError, TapegradError
+from tapegrad.errors import DeviceError, DeviceMemoryError, GraphError, TapegradError
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Kernel, Schedule
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from tapegrad.runtime.gpu import CudaDevice, LoadedModule
 
 _REMEMBERED_SHAPES = 64
+
+# The programs that are there.
+_programs: WeakSet[CudaProgram] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,7 @@ class CudaProgram:
         self.mode: CudaMode | None = None
         self._loops: dict[tuple[frozenset[int], frozenset[int]], Loops] = {}
         self._frames = threading.local()
+        _programs.add(self)
 
     # --- running
 
@@ -164,7 +170,7 @@ class CudaProgram:
         self._require_inputs(inputs)
         if config.debug_nans:
             return watched(self.graph, lambda: self.schedule.graph, inputs, lambda: frame.run(inputs, outputs))
-        return frame.run(inputs, outputs)
+        return _with_memory(lambda: frame.run(inputs, outputs))
 
     def scan(
         self,
@@ -206,7 +212,8 @@ class CudaProgram:
         if config.debug_nans:
             return one_by_one(self.graph, self.run, inputs, scanned, steps, gathered, rows, between)
         frame = self.take_frame()
-        results = frame.scan(inputs, frozenset(scanned), steps, frozenset(gathered), rows, between)
+        moved = frozenset(scanned), frozenset(gathered)
+        results = _with_memory(lambda: frame.scan(inputs, moved[0], steps, moved[1], rows, between))
         self.give_frame(frame)
         return results
 
@@ -222,6 +229,10 @@ class CudaProgram:
     def give_frame(self, frame: CudaFrame) -> None:
         """Keep a frame for the next call on this thread."""
         self._free_frames().append(frame)
+
+    def drop_frames(self) -> None:
+        """Give up the frames of this thread that no call is using, with their memory."""
+        self._free_frames().clear()
 
     def _free_frames(self) -> list[CudaFrame]:
         try:
@@ -385,6 +396,18 @@ class CudaProgram:
 
     def __repr__(self) -> str:
         return f"<program {self.name} on {self.device.name}: {self.kernel_count} kernels>"
+
+
+def _with_memory(run: Callable[[], list[Any]]) -> list[Any]:
+    """What a run gives; where memory runs out before it, programs that are not running give up theirs."""
+    try:
+        return run()
+    except DeviceMemoryError:
+        for program in list(_programs):
+            program.drop_frames()
+    # Python's own collector does not know how full the device is.
+    gc.collect()
+    return run()
 
 
 def cuda_schedule(graph: Graph) -> Schedule:

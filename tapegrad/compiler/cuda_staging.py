@@ -7,7 +7,7 @@ and only where their bytes changed; so are device arrays that come with a new ad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,18 +28,18 @@ STAGED_BYTES = 1 << 20
 
 
 class Regions:
-    """Device memory by what it is for, as bytes; it grows, and tells when it does.
+    """Device memory by what it is for, as bytes; it grows.
 
     Parameters
     ----------
     device : CudaDevice
-    moved : callable
-        Called when memory is given up that graphs may point to.
+    pointing : sequence of containers
+        What may point to the memory, such as graphs; they are emptied when memory is given up.
     """
 
-    def __init__(self, device: CudaDevice, moved: Callable[[], None]) -> None:
+    def __init__(self, device: CudaDevice, pointing: Sequence[Any]) -> None:
         self._device = device
-        self._moved = moved
+        self._pointing = tuple(pointing)
         self._regions: dict[Any, Any] = {}
 
     def get(self, name: Any, count: int, zeros: bool = False) -> Any:
@@ -47,8 +47,8 @@ class Regions:
         region = self._regions.get(name)
         if region is None or region.nbytes < count:
             if region is not None:
-                self._moved()
-                del region, self._regions[name]
+                del region
+                self.drop(name)
             counters.add("arenas")
             region = self._device.empty((max(count, ALIGNMENT),), np.dtype(np.uint8))
             if zeros:
@@ -63,7 +63,8 @@ class Regions:
     def drop(self, name: Any) -> None:
         """Give up a region, if it is there."""
         if self._regions.pop(name, None) is not None:
-            self._moved()
+            for container in self._pointing:
+                container.clear()
 
 
 class Inputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tapegrad.errors import DeviceError
+from tapegrad.errors import DeviceError, DeviceMemoryError
 from tapegrad.runtime import nvrtc
 
 # Numbers of errors, the same in CUDA's runtime and in its driver.
@@ -40,7 +40,7 @@ def explained(doing: str, error: BaseException, device: str, memory: str = "") -
     status = getattr(error, "status", None)
     if isinstance(error, MemoryError) or status == _OUT_OF_MEMORY:
         advice = "Take a smaller batch, delete arrays, or end other processes on the GPU; arrays keep their values"
-        return DeviceError(f"{device} is out of memory for {doing}{memory}. {advice}")
+        return DeviceMemoryError(f"{device} is out of memory for {doing}{memory}. {advice}")
     if status in _LOST:
         return DeviceError(
             f"{doing} on {device}: {error}. The process has lost the GPU and all arrays on it: start it anew. A GPU's "
