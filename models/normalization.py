@@ -10,6 +10,7 @@ import numpy as np
 from tapegrad import functions, tape
 from tapegrad.errors import ShapeError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import computed
 from tapegrad.models.layers import parameter_dtype
 from tapegrad.models.module import Module, Parameter
 from tapegrad.primitives import shape_text
@@ -65,6 +66,7 @@ class LayerNorm(Module):
     def forward(self, x: TensorLike) -> Tensor:
         """The normalized ``x``, of its shape."""
         x = _floating(x, self._parameter_dtype())
+        x, given = _wide(x), x.dtype
         rank = len(self.normalized_shape)
         shape = x._entry.shape
         last = shape[len(shape) - rank :]
@@ -77,7 +79,7 @@ class LayerNorm(Module):
         axes = tuple(range(-rank, 0))
         centred = x - functions.mean(x, axes, keepdims=True)
         variance = functions.mean(centred * centred, axes, keepdims=True)
-        return _affine(centred / functions.sqrt(variance + self.eps), self.weight, self.bias)
+        return _as(_affine(centred / functions.sqrt(variance + self.eps), self.weight, self.bias), given)
 
     def extra_repr(self) -> str:
         """Shape and options."""
@@ -151,6 +153,7 @@ class BatchNorm1d(Module):
     def forward(self, x: TensorLike) -> Tensor:
         """The normalized ``x``, of its shape."""
         x = _floating(x, self._parameter_dtype())
+        x, given = _wide(x), x.dtype
         shape = x._entry.shape
         if len(shape) not in (2, 3) or sizes.unify(shape[1], self.num_features) is None:
             raise ShapeError(
@@ -170,9 +173,9 @@ class BatchNorm1d(Module):
             variance = functions.reshape(self.running_var, view)
         normal = centred / functions.sqrt(variance + self.eps)
         if self.weight is None:
-            return normal
+            return _as(normal, given)
         view = (self.num_features,) + (1,) * (len(shape) - 2)
-        return _affine(normal, functions.reshape(self.weight, view), functions.reshape(self.bias, view))
+        return _as(_affine(normal, functions.reshape(self.weight, view), functions.reshape(self.bias, view)), given)
 
     def _track(
         self, x: Tensor, axes: tuple[int, ...], centred: Tensor, mean: Tensor, variance: Tensor
@@ -196,11 +199,12 @@ class BatchNorm1d(Module):
         with tape.grad_mode(False):
             self.num_batches_tracked.data = self.num_batches_tracked + 1
             for buffer, batch in ((self.running_mean, mean), (self.running_var, variance * bessel)):
-                target = functions.astype(functions.reshape(batch, (self.num_features,)), buffer.dtype)
+                old = _wide(buffer)
+                target = functions.astype(functions.reshape(batch, (self.num_features,)), old.dtype)
                 step: Any = self.momentum
                 if step is None:
-                    step = 1 / functions.astype(self.num_batches_tracked, buffer.dtype)
-                buffer.data = buffer + step * (target - buffer)
+                    step = 1 / functions.astype(self.num_batches_tracked, old.dtype)
+                buffer.data = old + step * (target - old)
         return centred, mean, variance
 
     def extra_repr(self) -> str:
@@ -211,6 +215,15 @@ class BatchNorm1d(Module):
 def _floating(x: TensorLike, dtype: np.dtype | None) -> Tensor:
     """``x`` in the dtype of the parameters; without any, in its own or the default floating dtype."""
     return to_floating(x)[0] if dtype is None else functions.astype(as_tensor(x, dtype), dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """``x``, or where it is a half, its float32: statistics are added up there, and ``eps`` is no half."""
+    return _as(x, computed(x.dtype))
+
+
+def _as(x: Tensor, dtype: np.dtype) -> Tensor:
+    return x if x.dtype == dtype else functions.astype(x, dtype)
 
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

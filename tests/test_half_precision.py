@@ -14,6 +14,7 @@ import tapegrad as tg
 from tapegrad import pytree
 from tapegrad.errors import DTypeError
 from tapegrad.ir import dtypes
+from tapegrad.models import MLP, Adam, GradScaler, cross_entropy
 from tapegrad.recording import as_dtype
 from tests.optable import FLOATS, OPERATIONS, Operation, call, sample
 from tests.test_optable import Together, arrays_of, programs
@@ -240,3 +241,44 @@ def test_arrays_of_halves_take_part_in_pytrees_and_updates() -> None:
         result = step(np.full(4, 0.25, np.float32).astype(tg.bfloat16))
     assert [leaf.dtype for leaf in pytree.flatten(result)[0]] == [tg.bfloat16]
     np.testing.assert_array_equal(w.numpy().astype(np.float64), 1 - 3 * 0.125)
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("dtype", HALVES)
+class TestCuda:
+    def test_functions_of_halves_give_what_they_give_on_the_cpu(self, dtype: str) -> None:
+        def functions(x: Any, w: Any) -> Any:
+            return tg.softmax(tg.tanh(x @ w)), x.sum(axis=0), x * 2.5 + 0.1
+
+        generator = np.random.default_rng(0)
+        x, w = (tg.Tensor(half(generator.standard_normal(shape), dtype)) for shape in ((33, 20), (20, 7)))
+        wanted = functions(x, w)
+        for run in (functions, tg.jit(functions)):
+            for result, right in zip(run(x.to("cuda"), w.to("cuda")), wanted, strict=True):
+                assert result.dtype == right.dtype and result.device == "cuda:0"
+                a, b = (np.asarray(value).astype(np.float64) for value in (result, right))
+                np.testing.assert_allclose(a, b, rtol=4 * ROUNDING[dtype], atol=2 * ROUNDING[dtype])
+
+    def test_mixed_precision_trains_as_on_the_cpu(self, dtype: str) -> None:
+        np.testing.assert_allclose(losses("cuda", dtype), losses("cpu", dtype), rtol=1e-4)
+
+
+def losses(device: str, dtype: str) -> list[float]:
+    """The losses of a small network's steps, some made one by one and some in a scan."""
+    tg.manual_seed(0)
+    model = MLP(20, [16], 5).to(device)
+    optimizer, scaler = Adam(model.parameters(), lr=0.01), GradScaler(init_scale=256.0)
+
+    @tg.jit
+    def step(x: Any, y: Any) -> Any:
+        with tg.autocast(dtype):
+            loss = cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((5, 32, 20)).astype(np.float32), generator.integers(0, 5, (5, 32))
+    return [*(step(x[number], y[number]).item() for number in range(2)), *step.scan(x[2:], y[2:]).tolist()]
