@@ -1,6 +1,6 @@
 """A cuBLAS on the simulated device: the same C functions, with arguments read as cuBLAS's documentation says.
 
-`library` gives C function pointers, so that every argument crosses a C call as it would on its way to the real library.
+It gives C function pointers, so that every argument crosses a C call as it would on its way to the real library.
 A call on a captured stream is recorded, and run whenever its graph is. What cuBLAS would refuse, or do wrong without a
 word - no workspace under capture, a leading dimension that is too small, host pointers in device mode - is a fault.
 """
@@ -180,40 +180,43 @@ class FakeCublas:
         self.products.append(((transa, transb), (m, n, k), count, compute))
         scale = SCALES[compute]
         on_device = state.on_device
-        known = [] if on_device else [_host(address, scale) for address in (alpha, beta)]
+        given = [] if on_device else [_host(address, scale) for address in (alpha, beta)]
 
         def work() -> None:
-            numbers = known or [self._device(address, scale) for address in (alpha, beta)]
+            numbers = given or [self._device(address, scale) for address in (alpha, beta)]
             for number in range(count):
-                left = self._matrix(a, DTYPES[a_type], lda, number * stride_a, shapes[0])
-                right = self._matrix(b, DTYPES[b_type], ldb, number * stride_b, shapes[1])
-                # With beta zero, the output need not hold anything.
-                out = self._matrix(c, DTYPES[c_type], ldc, number * stride_c, shapes[2], bool(numbers[1] != 0))
+                left, first_known = self._matrix(a, DTYPES[a_type], lda, number * stride_a, shapes[0])
+                right, second_known = self._matrix(b, DTYPES[b_type], ldb, number * stride_b, shapes[1])
+                out, known = self._matrix(c, DTYPES[c_type], ldc, number * stride_c, shapes[2])
                 first = _rounded(left.T if transa else left, KEPT_BITS[compute])
                 second = _rounded(right.T if transb else right, KEPT_BITS[compute])
                 made = numbers[0] * (first @ second)
-                out[...] = made if numbers[1] == 0 else made + numbers[1] * out
+                # With beta zero, the output need not hold anything; what comes of nothing holds nothing.
+                is_read = numbers[1] != 0
+                is_known = first_known.all() and second_known.all() and (known.all() or not is_read)
+                out[...] = made + numbers[1] * out if is_read else made
+                known[...] = is_known
 
         if self.memory.submit(state.stream, work) and state.workspace is None:
             raise SimulatorError("cuBLAS: no workspace was set before the stream was captured")
         return SUCCESS
 
     def _device(self, address: int, scale: type) -> Any:
-        return self._matrix(address, scale, 1, 0, (1, 1))[0, 0]
+        value, known = self._matrix(address, scale, 1, 0, (1, 1))
+        if not known.all():
+            raise SimulatorError("cuBLAS: a factor in device memory that nothing was written to")
+        return value[0, 0]
 
     def _matrix(
-        self, address: int, dtype: type, leading: int, offset: int, shape: tuple[int, int], is_read: bool = True
-    ) -> np.ndarray:
-        """A column-major matrix as a view of device memory; it is marked as written where it is not read."""
+        self, address: int, dtype: type, leading: int, offset: int, shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A column-major matrix as a view of device memory, and which of its bytes were written."""
         rows, columns = shape
         size = np.dtype(dtype).itemsize
         extent = leading * (columns - 1) + rows if rows and columns else 0
         flat, written = self.memory.view(address + offset * size, extent * size)
-        marks = np.lib.stride_tricks.as_strided(written, (rows, columns, size), (size, leading * size, 1))
-        if is_read and not marks.all():
-            raise SimulatorError("cuBLAS: reads memory that nothing was written to")
-        marks[...] = 1
-        return np.lib.stride_tricks.as_strided(flat.view(dtype), shape, (size, leading * size))
+        known = np.lib.stride_tricks.as_strided(written, (rows, columns, size), (size, leading * size, 1))
+        return np.lib.stride_tricks.as_strided(flat.view(dtype), shape, (size, leading * size)), known
 
 
 def _host(address: int, scale: type) -> Any:

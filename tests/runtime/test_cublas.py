@@ -158,6 +158,14 @@ class TestLayouts:
         products.multiply(case.call, STREAM, workspace)
         np.testing.assert_allclose(case.result(), case.expected(1, 0), rtol=1e-5)
 
+    def test_what_comes_of_memory_that_holds_nothing_holds_nothing(
+        self, products: Products, memory: Memory, workspace: int
+    ) -> None:
+        case = Case(memory, (1, 4, 4, 4))
+        memory.view(case.call.a.address, 4)[1][...] = 0
+        products.multiply(case.call, STREAM, workspace)
+        assert not memory.view(case.call.out.address, 64)[1].any()
+
     def test_one_right_operand_for_a_batch_of_left_ones(
         self, products: Products, memory: Memory, workspace: int
     ) -> None:
