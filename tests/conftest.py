@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,7 @@ def _gpu() -> CudaDevice | str:
 def cuda(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
     """The device that ``"cuda"`` means during the test: first the simulated one, then this machine's own."""
     from tapegrad.runtime import devices
+    from tests.cudasim import cupy
     from tests.cudasim.device import simulated_device
     from tests.cudasim.simulator import available
 
@@ -88,13 +90,16 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
         if not available():
             pytest.skip("there is no g++ to compile CUDA C for the CPU")
         device = simulated_device()
+        # What is not waited for has not run, as it may be on a GPU.
+        settings: AbstractContextManager[object] = cupy.changed(behind=True)
     else:
         found = _gpu()
         if isinstance(found, str):
             pytest.skip(found)
-        device = found
+        device, settings = found, nullcontext()
     before = devices.register("cuda", device)
-    yield device
+    with settings:
+        yield device
     devices.register("cuda", before)
 
 

@@ -54,10 +54,12 @@ def changed(**changes: Any) -> Iterator[Settings]:
             setattr(settings, name, value)
         yield settings
     finally:
-        drain()
-        memory.limit = limit
-        for name, value in before.items():
-            setattr(settings, name, value)
+        try:
+            drain()
+        finally:
+            memory.limit = limit
+            for name, value in before.items():
+                setattr(settings, name, value)
 
 
 # Errors -------------------------------------------------------------------------------------------------------------
@@ -173,6 +175,8 @@ def mem_get_info() -> tuple[int, int]:
 
 # Streams and graphs -------------------------------------------------------------------------------------------------
 
+#: One thread at a time runs what is pending, in its order.
+_running = threading.RLock()
 #: Every stream there is.
 _all_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
 #: Something to do, and the memory that it points to.
@@ -210,8 +214,9 @@ class Stream:
         self._run_queue()
 
     def _run_queue(self) -> None:
-        while self._queue:
-            self._queue.popleft()()
+        with _running:
+            while self._queue:
+                self._queue.popleft()()
 
     def __enter__(self) -> Stream:
         _state.streams.append(self)
