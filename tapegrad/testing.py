@@ -32,13 +32,14 @@ from tapegrad.explanation import ExplainedKernel
 from tapegrad.ir.kernel import Kernel
 from tapegrad.jit import Jitted
 from tapegrad.recording import as_tensor
+from tapegrad.runtime import devices
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import interpret
 from tapegrad.tensor import Tensor
 
 
 def run_kernel(
-    kernel: Kernel | ExplainedKernel, *arrays: Any, backend: Literal["numpy", "numba"] = "numba"
+    kernel: Kernel | ExplainedKernel, *arrays: Any, backend: Literal["numpy", "numba", "cuda"] = "numba"
 ) -> np.ndarray | tuple[np.ndarray, ...]:
     """Run one kernel of a program alone.
 
@@ -48,8 +49,8 @@ def run_kernel(
         One of ``tg.explain(step, *args).kernels``.
     *arrays : array_like
         What the kernel reads, in the order of ``kernel.reads``.
-    backend : {"numba", "numpy"}
-        The compiled kernel, or its meaning in NumPy.
+    backend : {"numba", "numpy", "cuda"}
+        The compiled kernel, its meaning in NumPy, or the kernel on the CUDA device.
 
     Returns
     -------
@@ -70,8 +71,10 @@ def run_kernel(
         results = interpret(tree.graph, inputs)
     elif backend == "numba":
         results = compile_kernel(tree).run(inputs)
+    elif backend == "cuda":
+        results = [devices.to_host(array) for array in compile_kernel(tree, device=devices.device("cuda")).run(inputs)]
     else:
-        raise OptionError(f"run_kernel: backend must be 'numpy' or 'numba', not {backend!r}")
+        raise OptionError(f"run_kernel: backend must be 'numpy', 'numba' or 'cuda', not {backend!r}")
     return results[0] if len(results) == 1 else tuple(results)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tapegrad as tg
 from tapegrad import roofline
+from tapegrad.ir.sizes import Symbol
 from tapegrad.models import MLP, SGD, mse_loss
+from tapegrad.runtime.gpu import CudaDevice
 
 
-def make_step() -> tuple[Any, MLP, np.ndarray, np.ndarray]:
-    model = MLP(8, [16], 4, activation="relu")
+def make_step(device: str = "cpu") -> tuple[Any, MLP, np.ndarray, np.ndarray]:
+    model = MLP(8, [16], 4, activation="relu").to(device)
     optimizer = SGD(model.parameters(), lr=0.1)
 
     @tg.jit
@@ -50,3 +53,21 @@ def test_the_roofline_is_the_larger_of_two_times() -> None:
     assert limits.seconds(1000, 0, np.dtype(np.float32)) == 1e-6
     assert limits.seconds(0, 10_000, np.dtype(np.float32)) == 1e-6
     assert limits.seconds(0, 10_000, np.dtype(np.float64)) == 2e-6
+
+
+@pytest.mark.simulated
+def test_on_a_gpu_it_shows_launches_blocks_and_sources(cuda: CudaDevice) -> None:
+    step, model, x, y = make_step("cuda")
+    before = {name: np.array(array) for name, array in model.state_dict().items()}
+    explanation = tg.explain(step, x, y)
+    text = str(explanation)
+    table = text.split("\nkernels\n-------\n")[1].split("\n\n")[0].splitlines()
+    assert table[0].split()[:5] == ["kernel", "flops", "bytes", "us", "blocks"]
+    assert [line.split()[0] for line in table[1:]] == [*(kernel.name for kernel in explanation.kernels), "all"]
+    launches = sum(map(len, step.program(x, y).launches({Symbol("n"): 12}).values()))
+    assert f"kernels in {launches} launches on cuda:0" in table[-1]
+    assert bool(explanation.seconds) == cuda.has_clock and not explanation.roofline_shares
+    assert "__global__" in explanation.source and "arena" in explanation.memory
+    assert all(kernel.source in explanation.source for kernel in explanation.kernels)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(np.array(array), before[name])

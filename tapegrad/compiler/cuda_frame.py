@@ -116,6 +116,7 @@ class CudaFrame:
         between: Callable[[int, Sequence[Any]], None] | None = None,
     ) -> list[Any]:
         """Run many steps; see `CudaProgram.scan`."""
+        rows = None if rows is None else np.ascontiguousarray(rows, np.int64)
         shapes = [np.shape(array) for array in inputs]
         for number in (*scanned, *gathered):
             self._require_slices(number, shapes[number], steps if number in scanned else None, rows)

@@ -313,9 +313,7 @@ def written_loops(routed: RoutedProduct, tiles: Tiles, result: Buffer) -> tuple[
     """Loops that finish every element of a result that lies in a buffer of its own."""
     total = tiles.total
     load = Load(result, _partial_place(routed, tiles, Constant(0, INT64)))
-    return _over_output(
-        routed, tiles, (Let(total.name, load), *finished(routed, total, tiles.row, tiles.column))
-    )
+    return _over_output(routed, tiles, (Let(total.name, load), *finished(routed, total, tiles.row, tiles.column)))
 
 
 def _over_output(routed: RoutedProduct, tiles: Tiles, body: tuple[Statement, ...]) -> tuple[Loop, ...]:

@@ -410,6 +410,13 @@ def _with_memory(run: Callable[[], list[Any]]) -> list[Any]:
     return run()
 
 
+def find_cuda_program(graph: Graph, name: str, device: CudaDevice) -> CudaProgram | None:
+    """The program of a graph, where its machine code lies in the disk cache."""
+    schedule = cuda_schedule(graph)
+    is_compiled = not schedule.kernels or device.is_compiled(cuda_source(schedule.kernels))
+    return CudaProgram(graph, schedule, name, device) if is_compiled else None
+
+
 def cuda_schedule(graph: Graph) -> Schedule:
     """The kernels of a graph, as suits a GPU."""
     from tapegrad.compiler.fuse import schedule

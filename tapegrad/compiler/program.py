@@ -333,11 +333,11 @@ def compile_graph(graph: Graph, *, name: str = "program", device: AnyDevice = cp
     >>> double.run([np.array([1, 2, 3], np.float32)])
     [array([2., 4., 6.], dtype=float32)]
     """
+    if isinstance(device, CudaDevice):
+        return _on_cuda(graph, None, name, device)
     found = find_program(graph, name=name, device=device)
     if found is not None:
         return found
-    if isinstance(device, CudaDevice):
-        return _on_cuda(graph, None, name, device)
     schedule = _schedule(graph)
     if cpu.runs_as_python():
         return _as_python(graph, schedule, name, device)
@@ -355,7 +355,9 @@ def find_program(graph: Graph, *, name: str = ..., device: AnyDevice) -> AnyProg
 def find_program(graph: Graph, *, name: str = "program", device: AnyDevice = cpu.DEVICE) -> AnyProgram | None:
     """The program of a graph from the disk cache; None where it has to be compiled."""
     if isinstance(device, CudaDevice):
-        return None
+        from tapegrad.compiler.cuda_program import find_cuda_program
+
+        return find_cuda_program(graph, name, device)
     found = None if cpu.runs_as_python() else _from_cache(_key(graph, device), device)
     if found is None:
         return None

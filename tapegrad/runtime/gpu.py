@@ -276,9 +276,16 @@ class CudaDevice:
         assert self.products is not None
         self.products.multiply(call, self.follow().ptr, self.address(workspace))
 
+    def is_compiled(self, source: str) -> bool:
+        """Whether the machine code of a source lies in the disk cache."""
+        return cubins.find(self._cubin_key(source)) is not None
+
+    def _cubin_key(self, source: str) -> str:
+        return cubins.cubin_key(source, self.architecture, self._compiler.identity())
+
     def load(self, source: str, name: str) -> LoadedModule:
         """The kernels of a source: from the disk cache, or compiled."""
-        key = cubins.cubin_key(source, self.architecture, self._compiler.identity())
+        key = self._cubin_key(source)
         path = cubins.find(key)
         if path is not None:
             with suppress(_Unloadable):

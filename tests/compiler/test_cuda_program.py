@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from tapegrad.compiler import cuda_frame, cuda_program
 from tapegrad.compiler.cuda_program import CudaProgram
-from tapegrad.compiler.program import compile_graph
+from tapegrad.compiler.program import compile_graph, find_program
 from tapegrad.errors import (
     BoundsError,
     DeviceError,
@@ -29,6 +30,7 @@ from tapegrad.ir.sizes import symbol
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.gpu import CudaDevice
 from tapegrad.runtime.interpreter import interpret
+from tapegrad.testing import run_kernel
 
 pytestmark = pytest.mark.simulated
 
@@ -541,3 +543,35 @@ def test_kernels_are_timed_in_graphs_of_many_runs(
     monkeypatch.setattr(type(cuda), "has_clock", True)
     monkeypatch.setattr(type(cuda), "seconds", seconds)
     assert step.kernel_seconds(batch(6)) == (1.0,) * len(step.kernels)
+
+
+def test_a_program_is_found_where_its_machine_code_lies_on_disk(cuda: CudaDevice, empty_cache: Path) -> None:
+    assert find_program(training_step(), name="step", device=cuda) is None
+    assert compile_graph(training_step(), name="step", device=cuda).compiled_now
+    found = find_program(training_step(), name="step", device=cuda)
+    assert isinstance(found, CudaProgram) and not found.compiled_now
+
+
+def test_a_kernel_runs_alone(step: CudaProgram, cuda: CudaDevice) -> None:
+    (kernel,) = step.schedule.kernels
+    shapes = [(6, 3), (6, 1), (), (1, 3)]
+    names = {buffer: shape for buffer, shape in zip(step.schedule.inputs, shapes, strict=True)}
+    arrays = [np.full(names[buffer], 0.1, buffer.dtype) for buffer in kernel.reads]
+    results = run_kernel(kernel, *arrays, backend="cuda")
+    for result, reference in zip(results, run_kernel(kernel, *arrays, backend="numpy"), strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_raised_between_pieces_leaves_the_program_usable(step: CudaProgram, cuda: CudaDevice) -> None:
+    given = [cuda.from_host(array) for array in batch(6)]
+    rows = np.zeros((12, 6), I64)
+
+    def interrupted(done: int, outputs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step.scan(given, set(), 12, {0, 1}, rows, interrupted)
+    assert not np.array_equal(cuda.to_host(given[3]), np.ones((1, 3), F32))
+    cuda.copy(given[3], np.ones((1, 3), F32))
+    losses = step.scan(given, set(), 12, {0, 1}, rows)[0]
+    assert cuda.to_host(losses).shape == (12,)
