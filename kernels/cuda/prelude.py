@@ -1,15 +1,15 @@
 """The start of generated CUDA C: types, and the definitions that a source calls.
 
-Sources include no header: NVRTC then needs no toolkit, and a source compiles in tenths of a second. `prelude` gives
-the definitions that a source calls, and no others; `halves`, `arithmetic`, `random_bits`, `reductions`, `matmul` and
-`persistent` hold them.
+Sources include no header: NVRTC then needs no toolkit, and a source compiles in tenths of a second. `prelude` gives the
+definitions that a source calls, and no others; `halves`, `arithmetic`, `random_bits`, `reductions`, `indexed`, `matmul`
+and `persistent` hold them.
 """
 
 from __future__ import annotations
 
 import re
 
-from tapegrad.kernels.cuda import arithmetic, halves, matmul, persistent, random_bits, reductions
+from tapegrad.kernels.cuda import arithmetic, halves, indexed, matmul, persistent, random_bits, reductions
 
 #: The C type of each dtype that is computed in, by the suffix that generated names carry.
 TYPES = {"f32": "float", "f64": "double", "i32": "int", "i64": "long long", "u8": "unsigned char", "b1": "bool"}
@@ -35,12 +35,14 @@ DEFINITIONS = (
     | arithmetic.DEFINITIONS
     | random_bits.DEFINITIONS
     | reductions.DEFINITIONS
+    | indexed.DEFINITIONS
     | matmul.DEFINITIONS
     | persistent.DEFINITIONS
 )
 
 # What a definition is found by in a source, where that is not its name.
 _CALLED = {
+    "scatter": r"\bScatter\b",
     "wrapping": r"\bwrapping_(?:add|subtract|multiply|negative)\b",
     "remainder": r"\bfloor_remainder\b",
     "to_integer": r"\bto_(?:i32|i64|u8)\b",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+INDENT = "  "
+
 # How tightly C binds: an operand that binds less tightly than its place asks is put in parentheses.
 CHOICE, OR, AND, EQUALITY, COMPARISON, SUM, TERM, UNARY, ATOM = range(9)
 

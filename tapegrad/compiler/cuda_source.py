@@ -7,12 +7,14 @@ is a launch of its own, or the steps of a whole program stand in one persistent 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tapegrad.compiler import cuda_forms
 from tapegrad.compiler.cuda_forms import (
     ATOM,
     CHOICE,
@@ -26,10 +28,11 @@ from tapegrad.compiler.cuda_forms import (
     Form,
 )
 from tapegrad.compiler.cuda_launches import kernel_launches
+from tapegrad.compiler.cuda_row_source import combine, dealt_out, declarations, decode, partial_result, rows, shifted
 from tapegrad.compiler.cuda_steps import (
     BLOCK,
+    PLACES,
     WARP,
-    Partial,
     Step,
     step_buffers,
     step_sizes,
@@ -59,7 +62,7 @@ from tapegrad.ir.kernel import (
     Load,
     Loop,
     Matrix,
-    Operation,
+    Permutation,
     RandomUniform,
     SizeValue,
     Statement,
@@ -69,12 +72,12 @@ from tapegrad.ir.kernel import (
 from tapegrad.ir.sizes import Size, is_symbol
 from tapegrad.kernels.cuda.prelude import prelude
 
-INDENT = "  "
+INDENT = cuda_forms.INDENT
 
 #: The names that every step has.
 OWN_NAMES = frozenset(
-    "block blocks part parts lane warp warps element shared status k across tiles tile first_row first_column tile_row "
-    "tile_column terms first rest".split()
+    "block blocks part parts lane warp group groups element shared status k slot start low place value at sums across "
+    "tiles tile first_row first_column tile_row tile_column terms first rest".split()
 )
 
 _RESERVED = frozenset(
@@ -137,12 +140,21 @@ class Printer:
         self._indices = _index_names((*step.known, *step.loops, *step.body))
         if step.tiles is not None:
             self._indices |= {step.tiles.row.name, step.tiles.column.name, step.tiles.part.name}
+        #: Buffers whose elements each thread keeps in registers, and where those of the current iteration are.
+        self._registers = {buffer: c_name(buffer.name, self._taken) for buffer in step.registers}
+        self.slot = "0"
         #: Buffers of which each part has a line of its own, and the buffers of those lines.
         self._lines = dict(step.private)
         self._lines |= {partial.buffer: partial.parts for partial in step.partials if partial.buffer is not None}
 
+    def register_arrays(self, slots: int) -> list[str]:
+        """The declarations of what a thread keeps of its rows."""
+        return [f"{SUFFIXES[buffer.dtype]} {name}[{slots}];" for buffer, name in self._registers.items()]
+
     def element(self, buffer: Buffer, index: Expression) -> str:
         """An element of a buffer."""
+        if buffer in self._registers:
+            return f"{self._registers[buffer]}[{self.slot}]"
         place = self.index(index)
         lines = self._lines.get(buffer)
         if lines is None:
@@ -163,6 +175,18 @@ class Printer:
     def local(self, name: str) -> str:
         """The C name of a local bound before."""
         return self._locals[name, self._types[name]]
+
+    def type_of(self, name: str) -> np.dtype:
+        """The dtype of a local bound before."""
+        return self._types[name]
+
+    @contextmanager
+    def renamed(self, name: str, other: str) -> Iterator[None]:
+        """Within the block a name means what another one does."""
+        key = (name, self._types[name])
+        before, self._locals[key] = self._locals[key], self.local(other)
+        yield
+        self._locals[key] = before
 
     # --- expressions: values have their dtype, indices have the type ``index``
 
@@ -374,137 +398,28 @@ def _index_names(body: Sequence[Statement]) -> set[str]:
 # Steps --------------------------------------------------------------------------------------------------------
 
 
-def _dealt_out(printer: Printer, step: Step, first: str, stride: str) -> list[str]:
-    """The head of a loop over all iterations of nested loops, from one on in strides."""
-    counts = [printer.index(loop.stop, TERM + 1) for loop in step.loops]
-    names = [printer.define(loop.variable, INT64) for loop in step.loops]
-    if len(names) == 1:
-        return [f"for (index {names[0]} = {first}; {names[0]} < {counts[0]}; {names[0]} += {stride}) {{"]
-    lines = [f"for (index element = {first}; element < {' * '.join(counts)}; element += {stride}) {{"]
-    for place, name in enumerate(names):
-        inner = " * ".join(counts[place + 1 :])
-        inner = f"({inner})" if len(counts) - place > 2 else inner
-        text = f"element / {inner}" if inner else "element"
-        lines.append(f"{INDENT}const index {name} = {text}{f' % {counts[place]}' if place else ''};")
-    return lines
-
-
-def _shifted(lines: Iterable[str], depth: int) -> list[str]:
-    return [INDENT * depth + line for line in lines]
-
-
 def _elements(printer: Printer, step: Step) -> list[str]:
     """Every thread takes elements; a block keeps what they share."""
     if not step.in_parts:
-        head = _dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
-        return [*_shifted(head, 1), *printer.statements(step.body, 2), INDENT + "}"]
+        head = dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
+        return [*shifted(head, 1), *printer.statements(step.body, 2), INDENT + "}"]
     parts = printer.index(size_expression(step.parts), TERM + 1)
     lines = [f"{INDENT}for (index part = block; part < {parts}; part += blocks) {{"]
-    lines += printer.statements(_declarations(step), 2)
-    head = _dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
-    lines += [*_shifted(head, 2), *printer.statements(step.body, 3), INDENT * 2 + "}"]
+    lines += printer.statements(declarations(step), 2)
+    head = dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
+    lines += [*shifted(head, 2), *printer.statements(step.body, 3), INDENT * 2 + "}"]
     lines.append(f"{INDENT * 2}__syncthreads();")
     for number, partial in enumerate(step.partials):
         name, operation = printer.local(partial.register or ""), OPERATIONS[partial.operation]
         lines.append(f"{INDENT * 2}block_reduce<{operation}>(shared, {number}, {name});")
     lines.append(f"{INDENT * 2}__syncthreads();")
     for number, partial in enumerate(step.partials):
-        target, kind = _partial_result(printer, step, partial), SUFFIXES[partial.parts.dtype]
+        target, kind = partial_result(printer, step, partial), SUFFIXES[partial.parts.dtype]
         # Each warp finishes others.
         thread = number * WARP % BLOCK
         result = f"block_reduced<{OPERATIONS[partial.operation]}, {kind}>(shared, {number})"
         lines.append(f"{INDENT * 2}if (threadIdx.x == {thread}) {target} = {result};")
     return [*lines, INDENT + "}"]
-
-
-def _partial_result(printer: Printer, step: Step, partial: Partial) -> str:
-    """Where the result of a part is kept."""
-    before = f"{partial.number} * {printer.index(size_expression(step.parts), TERM + 1)} + " if partial.number else ""
-    return f"{printer.parameters.buffers[partial.parts]}[{before}part]"
-
-
-def _declarations(step: Step) -> list[Statement]:
-    """The accumulators that a part begins with."""
-    registers = {partial.register for partial in step.partials}
-    return [statement for statement in step.known if isinstance(statement, Declare) and statement.name in registers]
-
-
-def _rows(printer: Printer, step: Step) -> list[str]:
-    """Every warp takes rows, and its lanes the elements of each; a warp keeps what its rows share."""
-    lines = [
-        f"{INDENT}const index lane = index(threadIdx.x) % {WARP};",
-        f"{INDENT}const index warp = (block * BLOCK + index(threadIdx.x)) / {WARP}, warps = blocks * (BLOCK / {WARP});",
-    ]
-    depth = 1
-    first, stride = "warp", "warps"
-    if step.in_parts:
-        parts = printer.index(size_expression(step.parts), COMPARISON + 1)
-        lines.append(f"{INDENT}for (index part = warp; part < {parts}; part += warps) {{")
-        lines += printer.statements(_declarations(step), 2)
-        first, stride, depth = "part", parts, 2
-        for partial in step.partials:
-            if partial.buffer is not None:
-                lines += _shifted(_begin_line(printer, partial), 2)
-    head = _dealt_out(printer, step, first, stride)
-    lines += _shifted(head, depth)
-    lines += _row_body(printer, step.body, depth + 1)
-    lines.append(INDENT * depth + "}")
-    for partial in step.partials:
-        if partial.register is not None:
-            name, target = printer.local(partial.register), _partial_result(printer, step, partial)
-            lines.append(f"{INDENT * depth}{name} = warp_reduce<{OPERATIONS[partial.operation]}>({name});")
-            lines.append(f"{INDENT * depth}if (lane == 0) {target} = {name};")
-    return [*lines, INDENT + "}"] if step.in_parts else lines
-
-
-def _begin_line(printer: Printer, partial: Partial) -> list[str]:
-    """The lanes write what changes nothing into their elements of a warp's line."""
-    assert partial.buffer is not None
-    size = printer.index(size_expression(partial.buffer.size), TERM + 1)
-    target = printer.parameters.buffers[partial.parts]
-    start = literal(identity(partial.operation, partial.buffer.dtype))
-    return [f"for (index k = lane; k < {size}; k += {WARP}) {target}[part * {size} + k] = {start};"]
-
-
-def _row_body(printer: Printer, body: Sequence[Statement], depth: int) -> list[str]:
-    """A row: what is outside its loops by all lanes alike, its loops by each lane for its elements."""
-    lines: list[str] = []
-    indent = INDENT * depth
-    for statement in body:
-        if isinstance(statement, Loop):
-            name = printer.define(statement.variable, INT64)
-            stop = printer.index(statement.stop, COMPARISON + 1)
-            lines.append(f"{indent}for (index {name} = lane; {name} < {stop}; {name} += {WARP}) {{")
-            lines += [*printer.statements(statement.body, depth + 1), indent + "}"]
-            for register, operation in _row_registers(statement, body):
-                local = printer.local(register)
-                lines.append(f"{indent}{local} = warp_reduce<{OPERATIONS[operation]}>({local});")
-            lines.append(indent + "__syncwarp();")
-        elif isinstance(statement, (Let, Declare, Comment)):
-            lines += printer.statements([statement], depth)
-        else:
-            lines += [f"{indent}if (lane == 0) {{", *printer.statements([statement], depth + 1), indent + "}"]
-    return lines
-
-
-def _row_registers(loop: Loop, body: Sequence[Statement]) -> list[tuple[str, Operation]]:
-    """The accumulators of a row that one of its loops completes."""
-    own = {statement.name for statement in body if isinstance(statement, Declare)}
-    found = {item.name: item.operation for item in walk((loop,)) if isinstance(item, Accumulate) and item.name in own}
-    return list(found.items())
-
-
-def _combine(printer: Printer, step: Step) -> list[str]:
-    """The first block's warps take results in turn."""
-    lines = [
-        f"{INDENT}if (block != 0) return;",
-        f"{INDENT}const index lane = index(threadIdx.x) % {WARP}, warp = index(threadIdx.x) / {WARP};",
-    ]
-    starts = [place for place, statement in enumerate(step.body) if isinstance(statement, Declare)]
-    for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(step.body)], strict=True)):
-        lines.append(f"{INDENT}if (warp == {number % (BLOCK // WARP)}) {{")
-        lines += [*_row_body(printer, step.body[start:end], 2), INDENT + "}"]
-    return lines
 
 
 def _alone(printer: Printer, step: Step) -> list[str]:
@@ -561,15 +476,57 @@ def _product(printer: Printer, step: Step) -> list[str]:
         *printer.statements(step.body, 3),
         "    });",
     ]
-    return [*_shifted(head, 1), *_shifted(body, 2), INDENT + "}"]
+    return [*shifted(head, 1), *shifted(body, 2), INDENT + "}"]
+
+
+def _permutation(printer: Printer, step: Step) -> list[str]:
+    (statement,) = step.body
+    assert isinstance(statement, Permutation)
+    order, claims = (printer.parameters.buffers[buffer] for buffer in (statement.out, step.private[0][1]))
+    numbers = ", ".join(map(printer.value, (statement.length, statement.seed, statement.draw)))
+    return [f"{INDENT}permutation(block, shared, {order}, {claims}, {numbers});"]
+
+
+def _scatter(printer: Printer, step: Step) -> list[str]:
+    """Every block takes places of the target, and looks through all elements for what goes there."""
+    *lets, into = step.body
+    assert isinstance(into, AccumulateInto)
+    kind, operation = SUFFIXES[into.buffer.dtype], OPERATIONS[into.operation]
+    start = literal(identity(into.operation, into.buffer.dtype))
+    size = printer.index(size_expression(into.buffer.size), COMPARISON + 1)
+    counts, decoded = decode(printer, step)
+    inner = [*decoded, *printer.statements(lets, 0), f"const index at = {printer.index(into.index, TERM)} - low;"]
+    inner += [f"if (at >= 0 && at < {PLACES}) {{", f"{INDENT}place = int(at);"]
+    inner += [f"{INDENT}value = {printer.value(into.value)};", "}"]
+    target = f"{printer.parameters.buffers[into.buffer]}[low + k]"
+    lines = [
+        f"for (index low = block * {PLACES}; low < {size}; low += blocks * {PLACES}) {{",
+        f"  Scatter<{PLACES}, {kind}> sums(shared, {start});",
+        f"  for (index start = 0; start < {' * '.join(counts)}; start += BLOCK) {{",
+        "    int place = -1;",
+        f"    {kind} value = {start};",
+        "    const index element = start + index(threadIdx.x);",
+        f"    if (element < {' * '.join(counts)}) {{",
+        *shifted(inner, 3),
+        "    }",
+        f"    sums.add<{operation}>(place, value);",
+        "  }",
+        f"  for (index k = index(threadIdx.x); k < {PLACES} && low + k < {size}; k += BLOCK) {{",
+        f"    {target} = {operation}::of({target}, sums.sum(int(k)));",
+        "  }",
+        "}",
+    ]
+    return shifted(lines, 1)
 
 
 #: How each kind of step prints.
 _KINDS: dict[str, Callable[[Printer, Step], list[str]]] = {
     "alone": _alone,
-    "combine": _combine,
+    "combine": combine,
     "elements": _elements,
-    "rows": _rows,
+    "rows": rows,
+    "permutation": _permutation,
+    "scatter": _scatter,
     "product": _product,
 }
 
@@ -591,7 +548,7 @@ def step_function(step: Step, parameters: Parameters, title: str) -> str:
     # Nobody else reads what the one thread has not written yet.
     lines += [f"{INDENT}if (block != 0 || threadIdx.x != 0) return;"] if step.kind == "alone" else []
     printer = Printer(step, parameters)
-    accumulators = _declarations(step)
+    accumulators = declarations(step)
     known = [statement for statement in step.known if statement not in accumulators]
     return "\n".join([*lines, *printer.statements(known, 1), *_KINDS[step.kind](printer, step), "}", ""])
 
@@ -607,7 +564,7 @@ def _sequence(steps: Sequence[tuple[Step, Parameters]], parameters: Parameters) 
         lines.append("if (!last_block(blocks, status + 1)) return;" if number == 0 else "__syncthreads();")
         if step.checks:
             lines.append("if (__syncthreads_or(*status != 0)) return;")
-    return _shifted(lines, 1)
+    return shifted(lines, 1)
 
 
 def step_call(step: Step, block: str, blocks: str, status: str, arguments: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tapegrad.compiler.chunks import ceiling, extent, least
+from tapegrad.compiler import cuda_rows
+from tapegrad.compiler.chunks import ceiling, evaluated, extent, least
 from tapegrad.compiler.cuda_products import (
     DIRECT,
     Route,
@@ -28,6 +29,8 @@ from tapegrad.compiler.cuda_products import (
     partial_sums,
     written_loops,
 )
+from tapegrad.compiler.cuda_rows import HUGE, Kept, by_lanes, goes_down_columns, kept_in_registers, threads_of_row
+from tapegrad.compiler.cuda_trees import suited
 from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
 from tapegrad.compiler.index_maps import add, multiply, size_expression
 from tapegrad.compiler.layout import buffers_of, symbolic_sizes, walk
@@ -60,16 +63,20 @@ from tapegrad.ir.sizes import Size, Symbol
 from tapegrad.runtime.cublas import WORKSPACE_BYTES
 
 #: Threads of a block, and lanes of a warp.
-BLOCK, WARP = 256, 32
+BLOCK, WARP = cuda_rows.BLOCK, cuda_rows.WARP
 #: Blocks of a launch at most: beyond these, threads take several elements each.
 BLOCKS = 1024
 #: Words of int32 that every kernel is handed as ``status``, all zero before a run: the number of the check that failed,
 #: and how many blocks of the launch in progress have come to its end.
 STATUS_WORDS = 2
-#: Blocks, and warps, that keep partial results.
-PARTIAL_BLOCKS, PARTIAL_WARPS = 128, 256
+#: Places of a scatter's target that a block adds up at a time.
+PLACES = 2048
+#: Parts that keep partial results, at most, and elements of all that they keep of a buffer.
+PARTS, PART_ELEMENTS = 1024, 1 << 20
+#: Elements, at least, that a thread of a part takes, where there are so many.
+PER_THREAD = 4
 
-Kind = Literal["alone", "combine", "elements", "rows", "product", "library", "sequence"]
+Kind = Literal["alone", "combine", "elements", "rows", "product", "library", "permutation", "scatter", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,9 @@ class Step:
     ----------
     name : str
         Of its function.
-    kind : {"alone", "combine", "elements", "rows", "product", "library", "sequence"}
-        "combine" has a warp for each result that it combines, "sequence" further steps. "library" is a call of cuBLAS;
-        its body is the product.
+    kind : str
+        "combine" has a warp for each result that it combines, "scatter" a block for so many places of its target,
+        "sequence" further steps. "library" is a call of cuBLAS; its body is the product.
     known : tuple of Statement
         What every thread computes for itself first.
     loops : tuple of Loop
@@ -109,7 +116,7 @@ class Step:
         Scratch of which each part has its own, and what holds that of all parts.
     parts : Size
         Into how many parts iterations are dealt out where there are partial results or private scratch: blocks for
-        elements, warps for rows. Sizes decide it, not the launch.
+        elements, groups of threads for rows. Sizes decide it, not the launch.
     steps : tuple of Step
         Those of a sequence: the first is dealt out over all blocks, and the last block that is done does the others.
     tiles : Tiles or None
@@ -118,6 +125,12 @@ class Step:
         The step runs where sizes choose this route for its product, ``routed``; always where None.
     workspace : Buffer or None
         Memory that cuBLAS uses in a "library" step.
+    group : int
+        How many threads share a row.
+    registers : tuple of Buffer
+        Buffers of a row of which each thread keeps its own elements in registers.
+    slots : int
+        Rounds in which the threads of a row take its elements, where that is known.
     """
 
     name: str
@@ -133,6 +146,9 @@ class Step:
     route: Route | None = None
     routed: RoutedProduct | None = None
     workspace: Buffer | None = None
+    group: int = WARP
+    registers: tuple[Buffer, ...] = ()
+    slots: int = 0
 
     @property
     def items(self) -> tuple[Any, ...]:
@@ -149,6 +165,13 @@ class Step:
         return self.routed is None or self.routed.route(symbols, library) == self.route
 
     @property
+    def scattered(self) -> Buffer:
+        """What a scatter adds to."""
+        into = self.body[-1]
+        assert isinstance(into, AccumulateInto)
+        return into.buffer
+
+    @property
     def in_parts(self) -> bool:
         """Whether the step is dealt out in parts that remember something."""
         return bool(self.partials or self.private)
@@ -162,15 +185,23 @@ class Step:
             return self.tiles.tiling.shared_bytes(self.tiles.dtype)
         if self.kind == "elements":
             return BLOCK // WARP * 8 * len(self.partials)
+        if self.kind == "rows" and self.group > WARP:
+            return BLOCK // WARP * 16
+        if self.kind == "permutation":
+            return 4
+        if self.kind == "scatter":
+            return (PLACES + BLOCK) * self.scattered.dtype.itemsize + (BLOCK + BLOCK // WARP) * 4
         return 0
 
     def blocks(self, symbols: Mapping[Symbol, int]) -> int:
         """How many blocks a launch of the step has at these sizes."""
         if self.kind == "sequence":
             return self.steps[0].blocks(symbols)
-        per_block = BLOCK // WARP if self.kind == "rows" else 1 if self.in_parts else BLOCK
-        if self.kind in ("alone", "combine"):
+        per_block = BLOCK // self.group if self.kind == "rows" else 1 if self.in_parts else BLOCK
+        if self.kind in ("alone", "combine", "permutation"):
             return 1
+        if self.kind == "scatter":
+            return min(max(1, -(-sizes.evaluate(self.scattered.size, symbols) // PLACES)), BLOCKS)
         if self.in_parts:
             count = sizes.evaluate(self.parts, symbols)
         elif self.tiles is not None:
@@ -217,6 +248,10 @@ class _Kernel:
             if product is not None:
                 self._finish_alone()
                 self._multiply(RoutedProduct(*product, self._taken_finish(product[0], body)))
+            elif isinstance(statement, Permutation):
+                self._finish_alone()
+                claims = self._buffer("claims", INT64, statement.out.size)
+                self._add(Step("", "permutation", (), (), (statement,), private=((claims, claims),)))
             elif isinstance(statement, Let) and self._stays_known(statement):
                 self._known.append(statement)
             elif isinstance(statement, Declare) and statement.name in registers:
@@ -258,29 +293,30 @@ class _Kernel:
         )
         chosen = routed if len(routes) > 1 else None
         self._route = (routes[0] if chosen else None, chosen)
-        self._add("product", routed.batch, finished(routed, total, row, column), tiles=tiles)
+        body = finished(routed, total, row, column)
+        self._add(Step("", "product", (), routed.batch, body, tiles=tiles))
         count = routed.batch_count * iterations((Loop("", product.rows, ()), Loop("", product.columns, ())))
         if "split" in routes:
             self._route = ("split", chosen)
             split = replace(tiles, parts=routed.parts, part=part)
             sums = self._buffer(f"{product.out.buffer.name}_parts", dtype, split.parts * count)
-            self._add("product", routed.batch, partial_sums(routed, split, sums), tiles=split)
+            self._add(Step("", "product", (), routed.batch, partial_sums(routed, split, sums), tiles=split))
             self._add_loops(combining_loops(routed, split, sums, part))
         if "library" in routes:
             self._route = ("library", chosen)
             workspace = self._buffer("workspace", np.dtype(np.uint8), WORKSPACE_BYTES)
             if routed.may_be_written:
-                self._add("library", routed.batch, (product,), workspace=workspace)
+                self._add(Step("", "library", (), routed.batch, (product,), workspace=workspace))
                 if routed.finish is not None:
                     self._add_loops(routed.finish)
             else:
                 result = self._buffer(f"{product.out.buffer.name}_product", dtype, count)
-                self._add("library", routed.batch, (routed.into(result),), workspace=workspace)
+                self._add(Step("", "library", (), routed.batch, (routed.into(result),), workspace=workspace))
                 self._add_loops(written_loops(routed, tiles, result))
         self._route = (None, None)
 
     def _add_loops(self, loops: Sequence[Loop]) -> None:
-        self._add("elements", tuple(loops), loops[-1].body)
+        self._add(Step("", "elements", (), tuple(loops), loops[-1].body))
 
     def _without_idle_stores(self, step: Step) -> Step:
         """The step without stores of what no later step loads."""
@@ -301,7 +337,7 @@ class _Kernel:
         alone, self._alone = self._alone, []
         if alone:
             statements, lets = self._handed_on(alone)
-            self._add("alone", (), tuple(statements))
+            self._add(Step("", "alone", (), (), tuple(statements)))
             self._known += lets
 
     def _handed_on(self, alone: Sequence[Statement]) -> tuple[list[Statement], list[Statement]]:
@@ -335,39 +371,30 @@ class _Kernel:
         self._taken.add(name)
         return name
 
-    def _add(
-        self,
-        kind: Kind,
-        loops: tuple[Loop, ...],
-        body: tuple[Statement, ...],
-        partials: tuple[Partial, ...] = (),
-        private: tuple[tuple[Buffer, Buffer], ...] = (),
-        parts: Size = 0,
-        tiles: Tiles | None = None,
-        workspace: Buffer | None = None,
-    ) -> None:
-        used: tuple[Any, ...] = (*loops, *([tiles] if tiles else []), *body)
-        known = _needed(self._known, used, {partial.register for partial in partials})
+    def _add(self, step: Step) -> None:
+        """One more step, with its name, its route and what it needs of what is known."""
+        used: tuple[Any, ...] = (*step.loops, *([step.tiles] if step.tiles else []), *step.body)
+        known = _needed(self._known, used, {partial.register for partial in step.partials})
+        route, routed = self._route
         name = f"{self._kernel.name}_{len(self._steps)}"
-        parts = parts if partials or private else 0
-        self._steps.append(
-            Step(name, kind, known, loops, body, partials, private, parts, (), tiles, *self._route, workspace)
-        )
+        self._steps.append(replace(step, name=name, known=known, route=route, routed=routed))
 
     # Loops
 
     def _deal_out(self, loop: Loop, rest: Sequence[Statement]) -> bool:
         """Add the steps of a loop whose iterations are independent."""
-        shared = shared_by_iterations(loop, rest)
+        shared = Shared((), (), ()) if _is_once(loop) else shared_by_iterations(loop, rest)
         is_plain = loop.start == Constant(0, INT64) and loop.step == 1
-        if shared is None or not is_plain or any(isinstance(item, Product) for item in walk((loop,))):
+        if shared is None:
+            return self._deal_out_places(loop)
+        if not is_plain or any(isinstance(item, Product) for item in walk((loop,))):
             return False
         loops = [loop]
         while not shared.buffers and not shared.private and (inner := _only_loop(loops)) is not None:
             loops.append(inner)
         body = loops[-1].body
         if any(isinstance(statement, Loop) for statement in body):
-            kind: Kind = "rows" if _by_lanes(loops) else "elements"
+            kind: Kind = "rows" if by_lanes(loops) and not goes_down_columns(loops) else "elements"
         else:
             kind = "elements"
         if kind == "elements" and (shared.buffers or shared.private):
@@ -375,17 +402,47 @@ class _Kernel:
         if any(extent(level.stop) is None for level in loops):
             return False
         self._finish_alone()
-        each, most = (BLOCK, PARTIAL_BLOCKS) if kind == "elements" else (1, PARTIAL_WARPS)
-        parts = least(ceiling(iterations(loops), each), most)
+        group, kept = WARP, Kept(body)
+        if kind == "rows":
+            group = threads_of_row(loops)
+            kept = kept_in_registers(body, shared.private, group, self._buffer)
+        own = [buffer for buffer in shared.private if buffer not in kept.buffers]
+        lines = [*(buffer.size for buffer, _ in shared.buffers), *(buffer.size for buffer in own)]
+        longest = max((evaluated(size, HUGE) for size in lines), default=1)
+        each = BLOCK * PER_THREAD if kind == "elements" else 1
+        parts = least(ceiling(iterations(loops), each), max(32, min(PARTS, PART_ELEMENTS // max(longest, 1))))
         partials = self._partials(shared, parts)
-        private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in shared.private)
-        self._add(kind, tuple(loops), body, partials, private, parts)
+        private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in own)
+        in_parts = parts if partials or private else 0
+        step = Step("", kind, (), tuple(loops), kept.body, partials, private, in_parts)
+        self._add(replace(step, group=group, registers=kept.buffers, slots=kept.slots))
         registers = [partial for partial in partials if partial.register is not None]
         if registers:
             self._combine_registers(registers, parts)
         for partial in partials:
             if partial.buffer is not None:
                 self._combine_lines(partial, partial.buffer, parts)
+        return True
+
+    def _deal_out_places(self, loop: Loop) -> bool:
+        """Add the step of a loop that adds to places that it computes."""
+        loops, body = [loop], loop.body
+        lets: list[Statement] = []
+        while isinstance(body[-1], Loop):
+            lets += body[:-1]
+            loops.append(body[-1])
+            body = body[-1].body
+        *rest, into = body
+        lets += rest
+        if not isinstance(into, AccumulateInto) or not all(isinstance(statement, Let) for statement in lets):
+            return False
+        if any(into.buffer in _loaded(statement) for statement in (*lets, into)):
+            return False
+        plain = all(item.start == Constant(0, INT64) and item.step == 1 for item in loops)
+        if not plain or any(extent(item.stop) is None for item in loops):
+            return False
+        self._finish_alone()
+        self._add(Step("", "scatter", (), tuple(loops), (*lets, into)))
         return True
 
     def _partials(self, shared: Shared, count: Size) -> tuple[Partial, ...]:
@@ -420,7 +477,7 @@ class _Kernel:
                 Loop(part.name, count, (Accumulate(total.name, partial.operation, value),)),
                 Store(cells[total.name].buffer, cells[total.name].index, total if declare.initial == start else both),
             ]
-        self._add("combine", (), tuple(body))
+        self._add(Step("", "combine", (), (), tuple(body)))
         self._known += [Let(variable.name, load) for variable, load in kept]
 
     def _combine_lines(self, partial: Partial, buffer: Buffer, parts: Size) -> None:
@@ -433,7 +490,8 @@ class _Kernel:
             Loop(part.name, count, (Accumulate(total.name, operation, Load(partial.parts, line)),)),
             AccumulateInto(buffer, place, operation, total),
         )
-        self._add("rows", (Loop(place.name, size_expression(buffer.size), body),), body)
+        loops = (Loop(place.name, size_expression(buffer.size), body),)
+        self._add(Step("", "rows", (), loops, body, group=threads_of_row(loops)))
 
 
 def kernel_steps(kernel: Kernel, routes: Collection[Route] = DIRECT) -> tuple[Step, ...]:
@@ -441,7 +499,8 @@ def kernel_steps(kernel: Kernel, routes: Collection[Route] = DIRECT) -> tuple[St
 
     Of the steps of several routes, those take part that `Step.runs` says.
     """
-    return tuple(step for step in _Kernel(kernel).steps() if step.route is None or step.route in routes)
+    steps = _Kernel(replace(kernel, body=suited(kernel))).steps()
+    return tuple(step for step in steps if step.route is None or step.route in routes)
 
 
 def _batched_product(statement: Statement) -> tuple[Product, tuple[Loop, ...]] | None:
@@ -468,18 +527,11 @@ def _only_loop(loops: Sequence[Loop]) -> Loop | None:
     return inner if shared is not None and not shared.private else None
 
 
-def _by_lanes(loops: Sequence[Loop]) -> bool:
-    """Whether the loops of a row may be dealt out over the lanes of a warp."""
-    body = loops[-1].body
-    fixed = {loop.variable for loop in loops} | {item.name for item in body if isinstance(item, (Let, Declare))}
-    for statement in body:
-        if isinstance(statement, Loop):
-            shared = shared_by_iterations(statement, (), fixed)
-            if shared is None or shared.buffers or shared.private:
-                return False
-        elif any(isinstance(item, Loop) for item in walk((statement,))):
-            return False
-    return True
+def _is_once(loop: Loop) -> bool:
+    """Whether a loop has one iteration, which changes no register from outside."""
+    bound = {item.name for item in walk(loop.body) if isinstance(item, Declare)}
+    changed = {item.name for item in walk(loop.body) if isinstance(item, (Accumulate, Assign))}
+    return extent(loop.stop) == 1 and changed <= bound
 
 
 def _accumulated_by_loops(body: Sequence[Statement]) -> set[str]:
@@ -522,12 +574,17 @@ def _needed(known: Sequence[Statement], users: Sequence[Statement], own: set[str
     return tuple(reversed(kept))
 
 
+def _kept_apart(step: Step) -> set[Buffer | None]:
+    """The buffers of a step's statements that are none for its threads alike."""
+    return {*(p.buffer for p in step.partials), *(buffer for buffer, _ in step.private), *step.registers}
+
+
 def step_buffers(step: Step) -> tuple[Buffer, ...]:
     """The buffers that a step touches, by first use; what its parts have of their own stands for what they share."""
     if step.steps:
         return tuple(dict.fromkeys(buffer for inner in step.steps for buffer in step_buffers(inner)))
     found = dict.fromkeys(buffers_of(step.items))
-    replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
+    replaced = _kept_apart(step)
     own = [partial.parts for partial in step.partials] + [parts for _, parts in step.private]
     own += [step.workspace] if step.workspace is not None else []
     return (*(buffer for buffer in found if buffer not in replaced), *own)
@@ -538,7 +595,7 @@ def written_buffers(step: Step) -> set[Buffer]:
     if step.steps:
         return set().union(*map(written_buffers, step.steps))
     own = {partial.parts for partial in step.partials} | {parts for _, parts in step.private}
-    replaced = {partial.buffer for partial in step.partials} | {buffer for buffer, _ in step.private}
+    replaced = _kept_apart(step)
     return (_written((*step.loops, *step.body)) - replaced) | own
 
 
@@ -548,5 +605,6 @@ def step_sizes(step: Step) -> list[Size]:
         return list(dict.fromkeys(size for inner in step.steps for size in step_sizes(inner)))
     further = [step.parts, *(partial.buffer.size for partial in step.partials if partial.buffer is not None)]
     further += [buffer.size for buffer, _ in step.private] + ([step.tiles.parts] if step.tiles else [])
+    further += [step.scattered.size] if step.kind == "scatter" else []
     found = [*symbolic_sizes(step.items), *further]
     return [size for size in dict.fromkeys(found) if not isinstance(size, int)]

@@ -118,7 +118,7 @@ def _sequential_emitter(context: Context, outer: Sequence[Axis], inner: Sequence
 
 def _cumsum(node: Node, context: Context) -> tuple[Statement, ...]:
     source, axis = node.inputs[0], node.params["axis"]
-    if _has_columns(node.shape, axis):
+    if context.values.panels and _has_columns(node.shape, axis):
         return _cumsum_of_columns(node, context)
     outer, inner, index = _along(node, axis, node.shape)
     emitter = _sequential_emitter(context, outer, [inner])
@@ -216,7 +216,7 @@ def _within(outer: Sequence[Axis], row: Sequence[Statement], loops: tuple[Statem
 
 def _extreme_position(node: Node, context: Context) -> tuple[Statement, ...]:
     source, axis = node.inputs[0], reduced_axes(node)[0]
-    if _has_columns(source.shape, axis):
+    if context.values.panels and _has_columns(source.shape, axis):
         return _extreme_position_of_columns(node, context)
     outer, inner, index = _along(node, axis, source.shape)
     emitter = _sequential_emitter(context, outer, [inner])

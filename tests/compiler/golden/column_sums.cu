@@ -6,18 +6,18 @@ __device__ __forceinline__ void k0_sum_1_part_step(
     int* status,
     const f32* __restrict__ x,
     f32* __restrict__ output0_parts,
-    index n,
-    index size) {
-  const index lane = index(threadIdx.x) % 32;
-  const index warp = (block * BLOCK + index(threadIdx.x)) / 32, warps = blocks * (BLOCK / 32);
-  for (index part = warp; part < size; part += warps) {
-    for (index k = lane; k < 300; k += 32) output0_parts[part * 300 + k] = 0.0f;
-    for (index i = part; i < n; i += size) {
-      for (index j = lane; j < 300; j += 32) {
-        output0_parts[part * 300 + j] = Add::of(output0_parts[part * 300 + j], x[i * 300 + j]);
-      }
-      __syncwarp();
+    index size,
+    index size_2,
+    index n) {
+  for (index element = block * BLOCK + index(threadIdx.x); element < size * 300; element += blocks * BLOCK) {
+    const index part_2 = element / 300;
+    const index j = element % 300;
+    const index first = part_2 * size_2;
+    f32 total = 0.0f;
+    for (index i = first; i < minimum(first + size_2, n); ++i) {
+      total = Add::of(total, x[i * 300 + j]);
     }
+    output0_parts[part_2 * 300 + j] = total;
   }
 }
 
@@ -38,9 +38,10 @@ __device__ __forceinline__ void k0_sum_1_step(
     const f32* __restrict__ x,
     f32* __restrict__ output0_parts,
     f32* __restrict__ output0,
-    index n,
-    index size) {
-  k0_sum_1_part_step(block, blocks, status, x, output0_parts, n, size);
+    index size,
+    index size_2,
+    index n) {
+  k0_sum_1_part_step(block, blocks, status, x, output0_parts, size, size_2, n);
   if (!last_block(blocks, status + 1)) return;
   k0_sum_0_part_step(0, 1, status, output0);
 }
@@ -50,10 +51,11 @@ extern "C" __global__ void __launch_bounds__(256) k0_sum_1(
     const f32* __restrict__ x,
     f32* __restrict__ output0_parts,
     f32* __restrict__ output0,
-    index n,
-    index size) {
+    index size,
+    index size_2,
+    index n) {
   if (*status != 0) return;
-  k0_sum_1_step(index(blockIdx.x), index(gridDim.x), status, x, output0_parts, output0, n, size);
+  k0_sum_1_step(index(blockIdx.x), index(gridDim.x), status, x, output0_parts, output0, size, size_2, n);
 }
 
 // sum
@@ -64,16 +66,17 @@ __device__ __forceinline__ void k0_sum_2_step(
     f32* __restrict__ output0,
     index size) {
   const index lane = index(threadIdx.x) % 32;
-  const index warp = (block * BLOCK + index(threadIdx.x)) / 32, warps = blocks * (BLOCK / 32);
-  for (index place = warp; place < 300; place += warps) {
+  const index group = (block * BLOCK + index(threadIdx.x)) / 32;
+  const index groups = blocks * (BLOCK / 32);
+  for (index place_2 = group; place_2 < 300; place_2 += groups) {
     f32 total = 0.0f;
-    for (index part_2 = lane; part_2 < size; part_2 += 32) {
-      total = Add::of(total, output0_parts[part_2 * 300 + place]);
+    for (index part_1 = lane; part_1 < size; part_1 += 32) {
+      total = Add::of(total, output0_parts[part_1 * 300 + place_2]);
     }
-    total = warp_reduce<Add>(total);
-    __syncwarp();
+    total = warp_reduce<Add, 32>(total);
+    group_sync<32>();
     if (lane == 0) {
-      output0[place] = Add::of(output0[place], total);
+      output0[place_2] = Add::of(output0[place_2], total);
     }
   }
 }

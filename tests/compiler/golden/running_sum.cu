@@ -7,11 +7,21 @@ __device__ __forceinline__ void k0_cumsum_0_step(
     const f32* __restrict__ x,
     f32* __restrict__ output0,
     index n) {
-  for (index i = block * BLOCK + index(threadIdx.x); i < n; i += blocks * BLOCK) {
+  const index lane = index(threadIdx.x) % 16;
+  const index group = (block * BLOCK + index(threadIdx.x)) / 16;
+  const index groups = blocks * (BLOCK / 16);
+  for (index i = group; i < n; i += groups) {
     f32 total = 0.0f;
-    for (index j = 0; j < 10; ++j) {
-      total = total + x[i * 10 + j];
-      output0[i * 10 + j] = total;
+    for (index start = 0; start < 10; start += 16) {
+      const index j = start + lane;
+      f32 total_here = 0.0f;
+      if (j < 10) {
+        total_here = x[i * 10 + j];
+      }
+      total_here = warp_scan<Add, 16>(total_here, total);
+      if (j < 10) {
+        output0[i * 10 + j] = total_here;
+      }
     }
   }
 }

@@ -35,8 +35,8 @@ __device__ __forceinline__ void k0_sum_1_part_step(
     for (index part_2 = lane; part_2 < size; part_2 += 32) {
       total = Add::of(total, total_parts[part_2]);
     }
-    total = warp_reduce<Add>(total);
-    __syncwarp();
+    total = warp_reduce<Add, 32>(total);
+    group_sync<32>();
     if (lane == 0) {
       total_cell[0] = total;
     }
