@@ -25,6 +25,8 @@ from tapegrad.runtime.device import MachineCode
 _MAGIC = "tapegrad program 2"
 _SUFFIX = ".program"
 _UNFINISHED = ".unfinished"
+#: Machine code for GPUs, which `cubins` keeps in the same folder.
+CUBIN_SUFFIX = ".cubin"
 
 #: Bytes of all cached programs together; beyond that the least recently used are removed.
 MAX_BYTES = 512 * 2**20
@@ -167,7 +169,7 @@ def _files() -> Iterator[tuple[Path, os.stat_result]]:
     except OSError:
         return
     for item in found:
-        if item.name.endswith((_SUFFIX, ".cubin", _UNFINISHED)):
+        if item.name.endswith((_SUFFIX, CUBIN_SUFFIX, _UNFINISHED)):
             with suppress(OSError):
                 yield Path(item.path), item.stat()
 
@@ -188,12 +190,14 @@ def cache_entries() -> list[CacheEntry]:
     """The cached programs, the most recently used first; files that cannot be read are left out."""
     entries = []
     for path, status in _files():
-        if path.name.endswith(_SUFFIX):
-            try:
-                name = _unpack(path.read_bytes()).metadata.get("name", "")
-            except (OSError, ValueError, KeyError, TypeError, IndexError):
-                continue
-            entries.append(CacheEntry(path.stem, str(name), status.st_size, status.st_mtime))
+        key, name = path.stem, None
+        if path.suffix == CUBIN_SUFFIX:
+            key, _, name = [*path.stem.split("-", 2), "", ""][:3]
+        elif path.suffix == _SUFFIX:
+            with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+                name = str(_unpack(path.read_bytes()).metadata.get("name", ""))
+        if name is not None:
+            entries.append(CacheEntry(key, name, status.st_size, status.st_mtime))
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from tapegrad.runtime import cache as cached
 
-SUFFIX = ".cubin"
-
 
 def cubin_key(source: str, architecture: str, compiler: str) -> str:
     """The key of machine code: everything that it depends on.
@@ -36,7 +34,7 @@ def _checksum(data: bytes) -> str:
 
 def find(key: str) -> Path | None:
     """The file of a key, or None; damaged files are removed."""
-    for path in sorted(cached.folder().glob(f"{key}-*{SUFFIX}")):
+    for path in sorted(cached.folder().glob(f"{key}-*{cached.CUBIN_SUFFIX}")):
         with suppress(OSError):
             if _checksum(path.read_bytes()) == path.name.split("-")[1]:
                 os.utime(path)
@@ -53,7 +51,7 @@ def discard(path: Path) -> None:
 
 def store(key: str, name: str, data: bytes) -> Path:
     """Write machine code and say where: in the cache, or in a folder of this process where that cannot be written."""
-    file = f"{key}-{_checksum(data)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)[:60]}{SUFFIX}"
+    file = f"{key}-{_checksum(data)}-{re.sub(r'[^A-Za-z0-9_]', '_', name)[:60]}{cached.CUBIN_SUFFIX}"
     with suppress(OSError):
         return cached.write(cached.folder() / file, data)
     return cached.write(Path(_own_folder().name) / file, data)

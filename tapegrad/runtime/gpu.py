@@ -256,8 +256,16 @@ class CudaDevice:
         source = np.ascontiguousarray(source).reshape(target.shape)
         if target.flags.c_contiguous:
             target.set(source)
+            if self._reads_host_memory:
+                self._current_stream().synchronize()
         else:
             copy_strided(self, target, self.from_host(source))
+
+    @cached_property
+    def _reads_host_memory(self) -> bool:
+        """Whether the GPU reads the host's pages itself: a copy from an array is then not over when its call is."""
+        runtime = self.cupy.cuda.runtime
+        return bool(runtime.deviceGetAttribute(runtime.cudaDevAttrPageableMemoryAccessUsesHostPageTables, 0))
 
     def address(self, array: Any) -> int:
         """Where an array's memory begins."""

@@ -48,10 +48,11 @@ def _attribute(attrib: int, device: int) -> int:
         _MULTIPROCESSORS: settings.multiprocessors,
         _COOPERATIVE_LAUNCH: 1,
         _SHARED_BYTES: settings.shared_bytes,
+        _HOST_PAGE_TABLES: int(settings.reads_host_memory),
     }[attrib]
 
 
-_MULTIPROCESSORS, _COOPERATIVE_LAUNCH, _SHARED_BYTES = 16, 95, 97
+_MULTIPROCESSORS, _COOPERATIVE_LAUNCH, _SHARED_BYTES, _HOST_PAGE_TABLES = 16, 95, 97, 100
 
 cuda = SimpleNamespace(
     Device=Device,
@@ -69,6 +70,7 @@ cuda = SimpleNamespace(
         cudaDevAttrCooperativeLaunch=_COOPERATIVE_LAUNCH,
         cudaDevAttrMaxSharedMemoryPerBlockOptin=_SHARED_BYTES,
         cudaDevAttrMultiProcessorCount=_MULTIPROCESSORS,
+        cudaDevAttrPageableMemoryAccessUsesHostPageTables=_HOST_PAGE_TABLES,
         deviceGetAttribute=_attribute,
         memGetInfo=mem_get_info,
         runtimeGetVersion=lambda: settings.runtime,

@@ -157,7 +157,7 @@ class ndarray:
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
         call("copy from pageable memory")
-        staged = arr.copy()
+        staged = arr if settings.reads_host_memory else arr.copy()
         submit(lambda: self._fill(staged), self._spans(), stream)
 
     def __getitem__(self, index: Any) -> ndarray:

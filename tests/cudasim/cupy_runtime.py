@@ -34,6 +34,8 @@ class Settings:
     runtime: int = 13000
     #: Whether CUDA's headers are here, with which CuPy compiles kernels of its own.
     headers: bool = False
+    #: Whether copies read the host's pages when they run, not when they are called.
+    reads_host_memory: bool = False
     #: Whether work waits until somebody waits for it, as it may on a GPU.
     behind: bool = False
     #: The error that lost the context, which every call raises from then on.

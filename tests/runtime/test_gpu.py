@@ -185,11 +185,13 @@ class TestWorkRunsBehind:
         TestKernels().test_run(device)
         TestGraphs().test_replay_what_was_captured(device)
 
-    def test_what_is_copied_may_change_at_once(self, device: CudaDevice) -> None:
-        x = X.copy()
-        there = device.from_host(x)
-        x[:] = 0
-        np.testing.assert_array_equal(device.to_host(there), X)
+    @pytest.mark.parametrize("reads_host_memory", [False, True])
+    def test_what_is_copied_may_change_at_once(self, reads_host_memory: bool) -> None:
+        with cupy.changed(reads_host_memory=reads_host_memory):
+            device, x = simulated_device(), X.copy()
+            there = device.from_host(x)
+            x[:] = 0
+            np.testing.assert_array_equal(device.to_host(there), X)
 
     def test_memory_is_handed_out_again_in_the_order_of_its_stream(self, device: CudaDevice) -> None:
         kernel = device.load(SOURCE, "kernels").function("scale")
