@@ -50,6 +50,8 @@ KEYS = 64
 TIMED_RUNS = 20
 #: Steps of a scan that one graph does, the most first.
 GRAPH_STEPS = (64, 8, 1)
+#: Launches of a graph at most, but for those of one step: instantiating it takes about a microsecond for each.
+GRAPH_NODES = 4096
 
 
 class CudaFrame:
@@ -205,13 +207,14 @@ class CudaFrame:
     def _graph_runs(self, key: Key, calls: Sequence[Call], by_graph: bool) -> Runs:
         """Run steps by graphs, where such a call was there before, and launch them one by one before."""
         again = by_graph and self._comes_again(key)
+        lengths = [count for count in GRAPH_STEPS if count * len(calls) <= GRAPH_NODES or count == 1]
 
         def run(first: int, stop: int) -> None:
             left = stop - first
             while left:
                 # What was never launched is not captured: the device loads kernels when they are first launched.
                 graphs = by_graph and (again or left < stop)
-                count = next((n for n in GRAPH_STEPS if n <= left and (n > 1 or again)), 1) if graphs else 1
+                count = next((n for n in lengths if n <= left and (n > 1 or again)), 1) if graphs else 1
                 if count > 1 or again:
                     self._repeat(key, calls, count)
                 else:

@@ -379,6 +379,18 @@ def test_a_scan_is_replayed_in_graphs_of_many_steps(
         epoch()
 
 
+def test_graphs_of_long_steps_have_few_of_them(
+    step: CudaProgram, cuda: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_frame, "NATIVE_SECONDS", 1e9)
+    # A step is its launches, one before them and one behind.
+    monkeypatch.setattr(cuda_frame, "GRAPH_NODES", 8 * (len(step.layout.steps) + 2))
+    data, rows = [cuda.from_host(array) for array in batch(8)], np.zeros((65, 2), I64)
+    step.scan(data, set(), 65, {0, 1}, rows)
+    with counting(graph_launches=9, launches=0):
+        step.scan(data, set(), 65, {0, 1}, rows)
+
+
 def test_progress_is_told_of_every_piece(step: CudaProgram, cuda: CudaDevice) -> None:
     told: list[tuple[int, float]] = []
     data, rows = batch(8), np.arange(30).reshape(15, 2) % 8
