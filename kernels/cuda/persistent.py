@@ -67,6 +67,7 @@ __device__ __forceinline__ void gather_ahead(
   constexpr int WIDE = 16 / sizeof(T);
   const bool wide = size % WIDE == 0 && ((unsigned long long)(to) | (unsigned long long)(from)) % 16 == 0;
   const index across = wide ? size / WIDE : size;
+#pragma unroll 1
   for (index k = thread; k < count * across; k += BLOCK) {
     const index row = k / across, place = k % across * (wide ? WIDE : 1);
     T* target = to + row * size + place;
@@ -83,6 +84,7 @@ __device__ __forceinline__ void gather_ahead(
 template <class T> __device__ __forceinline__ void copy_ahead(T* to, const T* from, index count, index thread) {
   constexpr int WIDE = 16 / sizeof(T);
   const bool wide = count % WIDE == 0 && ((unsigned long long)(to) | (unsigned long long)(from)) % 16 == 0;
+#pragma unroll 1
   for (index k = thread * (wide ? WIDE : 1); k < count; k += BLOCK * (wide ? WIDE : 1)) {
     if (wide) {
       copy_piece<16>(to + k, from + k);

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapegrad.compiler.chunks import extent
 from tapegrad.compiler.cuda_persistent import Launch, PersistentKernel, PersistentProgram, Placement
+from tapegrad.compiler.cuda_phases import warp_steps
 from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step, iterations
 from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
@@ -44,6 +45,8 @@ class Costs:
         less what loads from shared memory take of it.
     thread_operation : float
         One operation of a thread that works alone: the latency of a load from shared memory or of arithmetic.
+    lane_operation : float
+        One operation of a warp that works alone on values in registers: some cycles, and several at once.
     far_operation : float
         The same where operands come from global memory.
     block_bandwidth : float
@@ -56,6 +59,7 @@ class Costs:
     block_barrier: float = 3e-8
     block_rate: float = 2e11
     thread_operation: float = 1e-8
+    lane_operation: float = 2e-9
     far_operation: float = 5e-8
     block_bandwidth: float = 6e10
 
@@ -148,6 +152,8 @@ def persistent_seconds(
     """The time of a step in a persistent kernel."""
     total = 0.0
     in_block = program.mode == "block"
+    if program.in_warp:
+        return sum(_warp_seconds(item.step, symbols) for group in program.phases.groups for item in group)
     for group in program.phases.groups:
         total += COSTS.block_barrier if in_block else COSTS.grid_barrier
         for item in group:
@@ -157,6 +163,18 @@ def persistent_seconds(
                 count = sum(sizes.evaluate(b.size, symbols) * b.dtype.itemsize for b in far)
                 total += count / COSTS.block_bandwidth
     return total
+
+
+def _warp_seconds(step: Step, symbols: Mapping[Symbol, int]) -> float:
+    """The time of a kernel that one warp runs: its lanes deal out the iterations of loops."""
+    count = 0
+    for statement in step.body:
+        own = operations((statement,), symbols)
+        if isinstance(statement, Loop):
+            iterations_of = max(1, sizes.evaluate(iterations((statement,)), symbols))
+            own = own // iterations_of * -(-iterations_of // WARP)
+        count += own
+    return count * COSTS.lane_operation
 
 
 # Loops of a program ----------------------------------------------------------------------------------------------
@@ -219,7 +237,10 @@ class Loops:
         self._device = device
         self._name = name
         self._block = PersistentProgram(schedule, "block", scanned, gathered)
+        in_warp = warp_steps(schedule)
+        self._warp = PersistentProgram(schedule, "block", scanned, gathered, in_warp) if in_warp else None
         self._grid = PersistentProgram(schedule, "grid", scanned, gathered)
+        self._chosen: PersistentProgram | None = None
         self._variants: dict[str, list[_Variant]] = {"block": [], "grid": []}
         self._bound: dict[tuple[str, tuple[tuple[Symbol, int], ...]], BoundLoop] = {}
 
@@ -236,6 +257,8 @@ class Loops:
         seconds: dict[CudaMode, float] = {"graph": graph_seconds(self._block, values, self._processors)}
         inside = self._block.inside(values, limit)
         seconds["block"] = persistent_seconds(self._block, values, inside, 1)
+        if self._warp is not None:
+            seconds["block"] = min(seconds["block"], persistent_seconds(self._warp, values, inside, 1))
         if self._device.limits.cooperative:
             blocks = self._grid.blocks(values, self._processors)
             seconds["grid"] = persistent_seconds(self._grid, values, (), blocks)
@@ -247,8 +270,7 @@ class Loops:
         choice = self.choose(symbols, forced)
         if choice.mode not in ("block", "grid"):
             return str(choice)
-        program = self._grid if choice.mode == "grid" else self._block
-        values = program.values(symbols)
+        program, values = self._program(choice.mode, symbols)
         inside = program.inside(values, self._device.limits.shared_bytes)
         groups = len(program.phases.groups)
         lines = [str(choice), f"{groups} barriers a step, {program.threads} threads a block"]
@@ -261,6 +283,17 @@ class Loops:
             lines.append(f"in global memory: {', '.join(far)}")
         return "\n".join(lines)
 
+    def _program(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> tuple[PersistentProgram, dict[Symbol, int]]:
+        """The steps of a mode, and the values of all symbols; a mode keeps to what its first kernel was made of."""
+        values = self._block.values(symbols)
+        if mode == "grid":
+            return self._grid, values
+        if self._chosen is None:
+            inside = self._block.inside(values, self._device.limits.shared_bytes)
+            programs = [self._block, *([self._warp] if self._warp is not None else [])]
+            self._chosen = min(programs, key=lambda program: persistent_seconds(program, values, inside, 1))
+        return self._chosen, values
+
     def bound(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
         """The persistent kernel of a mode at these sizes."""
         key = (mode, tuple(sorted(symbols.items(), key=str)))
@@ -270,8 +303,7 @@ class Loops:
         return found
 
     def _bind(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
-        program = self._grid if mode == "grid" else self._block
-        values = program.values(symbols)
+        program, values = self._program(mode, symbols)
         limit = self._device.limits.shared_bytes
         # Another batch size compiles nothing where a kernel that exists has room for it.
         fitting = [v for v in self._variants[mode] if program.shared_bytes(v.inside, values) <= limit]

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from tapegrad.compiler.chunks import ceiling
-from tapegrad.compiler.cuda_phases import Phases, program_phases
-from tapegrad.compiler.cuda_source import INDENT, OWN_NAMES, c_name, step_call, step_function
-from tapegrad.compiler.cuda_steps import BLOCK
+from tapegrad.compiler.cuda_phases import Phases, PhaseStep, block_steps, program_phases
+from tapegrad.compiler.cuda_source import INDENT, OWN_NAMES, c_name, step_call
+from tapegrad.compiler.cuda_steps import BLOCK, WARP
 from tapegrad.compiler.layout import BufferUse
 from tapegrad.compiler.memory import Plan, buffer_bytes, plan_memory
 from tapegrad.ir import sizes
@@ -130,8 +130,8 @@ class PersistentProgram:
     mode : {"block", "grid"}
     scanned, gathered : collection of int
         The inputs of which each step takes a slice, and those of which each step takes some rows.
-    threads : int, optional
-        Of a block.
+    steps : sequence of PhaseStep, optional
+        Those of the kernels; by default for blocks of any size. Steps of one warp (`warp_steps`) need a block of one.
     """
 
     def __init__(
@@ -140,11 +140,14 @@ class PersistentProgram:
         mode: Mode,
         scanned: Collection[int] = (),
         gathered: Collection[int] = (),
-        threads: int = BLOCK,
+        steps: Sequence[PhaseStep] | None = None,
     ) -> None:
         self.schedule = schedule
         self.mode = mode
-        self.threads = threads
+        self._steps = block_steps(schedule) if steps is None else steps
+        self.in_warp = any(step.in_warp for step in self._steps)
+        #: Of a block.
+        self.threads = WARP if self.in_warp else BLOCK
         cells = {cell for _, cell in schedule.graph.writes}
         self.feeds: dict[Buffer, Feed] = {}
         for number, buffer in enumerate(schedule.inputs):
@@ -160,7 +163,7 @@ class PersistentProgram:
     @cached_property
     def phases(self) -> Phases:
         """The groups of steps between barriers."""
-        return program_phases(self.schedule)
+        return program_phases(self.schedule, self._steps)
 
     @cached_property
     def scratch_bytes(self) -> int:
@@ -267,6 +270,8 @@ class _Printer:
 
     @property
     def _barrier(self) -> str:
+        if self._program.in_warp:
+            return "__syncwarp();"
         return "__syncthreads();" if self._in_block else "GRID_BARRIER(barrier);"
 
     # --- parameters
@@ -308,11 +313,7 @@ class _Printer:
         self._parameter_named("index stop", lambda launch: np.int32(launch.stop))
         head = self._places()
         body = self._loop()
-        functions = [
-            step_function(item.step, item.parameters, item.kernel.title)
-            for group in program.phases.groups
-            for item in group
-        ]
+        functions = [item.function() for group in program.phases.groups for item in group]
         declared = [argument.declaration for argument in self.arguments]
         lines = [f'extern "C" __global__ void __launch_bounds__({program.threads}, 1) {self._name}(']
         lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
@@ -382,7 +383,7 @@ class _Printer:
         body = [*start, *(fetching if self._in_block else []), *self._groups(fetching)]
         if not self._in_block:
             return [*before, *([self._barrier] if before else []), *_for_steps(body)]
-        arrive = ["copies_arrived();", "__syncthreads();"]
+        arrive = ["copies_arrived();", self._barrier]
         back = ["copies_arrived();", *after, "if (thread == 0) *status = *state;"]
         return [*before, *arrive, *_for_steps(body), *back]
 
@@ -409,7 +410,7 @@ class _Printer:
         def copy(step: str, base: str) -> str:
             return f"copy_ahead({place(step)}, {base} + i64({step}) * {size}, {size}, thread);"
 
-        before += [copy("first", given), "copies_arrived();", "__syncthreads();"]
+        before += [copy("first", given), "copies_arrived();", self._barrier]
         before.append(f"if (first + 1 < stop) {copy('(first + 1)', given)}")
         fetch.append(f"if (step + 2 < stop) {copy('(step + 2)', given)}")
         return place

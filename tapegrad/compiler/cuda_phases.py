@@ -8,10 +8,12 @@ other run side by side, and one barrier serves several kernels.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tapegrad.compiler.cuda_source import Parameters, step_parameters
+from tapegrad.compiler.cuda_source import Parameters, step_function, step_parameters
 from tapegrad.compiler.cuda_steps import Step, kernel_steps
+from tapegrad.compiler.cuda_warps import warp_function, warp_step
 from tapegrad.ir.kernel import Kernel, Schedule
 
 
@@ -22,6 +24,17 @@ class PhaseStep:
     kernel: Kernel
     step: Step
     parameters: Parameters
+    #: Whether the step is the whole kernel, for one warp.
+    in_warp: bool = False
+
+    def function(self) -> str:
+        """The device function of the step."""
+        return (warp_function if self.in_warp else step_function)(self.step, self.parameters, self.kernel.title)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one thread does the step."""
+        return self.step.kind == "alone" and not self.in_warp
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,21 @@ class _Levels:
         self._levels[key] = max(self._levels[key], level)
 
 
-def program_phases(schedule: Schedule) -> Phases:
+def warp_steps(schedule: Schedule) -> list[PhaseStep] | None:
+    """The kernels of a program as steps of one warp; None where one of them is none."""
+    steps = [(kernel, warp_step(kernel)) for kernel in schedule.kernels]
+    found = [PhaseStep(kernel, step, step_parameters(step), True) for kernel, step in steps if step is not None]
+    return found if len(found) == len(steps) else None
+
+
+def block_steps(schedule: Schedule) -> list[PhaseStep]:
+    """The steps of a program's kernels, for blocks of any size."""
+    return [
+        PhaseStep(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)
+    ]
+
+
+def program_phases(schedule: Schedule, steps: Sequence[PhaseStep]) -> Phases:
     """The steps of a program in as few groups as what they need of each other allows.
 
     Examples
@@ -72,17 +99,15 @@ def program_phases(schedule: Schedule) -> Phases:
     >>> b = Builder()
     >>> x, y = (b.input((7, size), np.dtype(np.float32), "xy"[size % 2]) for size in (4, 5))
     >>> both = [b.emit("matmul", b.emit("tanh", v), v, transpose_a=True, transpose_b=False) for v in (x, y)]
-    >>> [len(group) for group in program_phases(schedule(b.graph(both), panels=False)).groups]
+    >>> kernels = schedule(b.graph(both), panels=False)
+    >>> [len(group) for group in program_phases(kernels, block_steps(kernels)).groups]
     [2, 2]
     """
     kept = {*schedule.inputs, *schedule.outputs}
-    steps = [
-        PhaseStep(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)
-    ]
     levels, status = _Levels(), "status"
     placed: list[int] = []
     for item in steps:
-        alone = item.step.kind == "alone"
+        alone = item.alone
         touched, written = set(item.parameters.buffers), item.parameters.written
         commits = not kept.isdisjoint(written)
         needs = [levels.after(buffer, True, alone) for buffer in touched]

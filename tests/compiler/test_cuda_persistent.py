@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tapegrad.compiler.cuda_persistent import Launch, Mode, PersistentKernel, PersistentProgram
+from tapegrad.compiler.cuda_phases import warp_steps
 from tapegrad.ir import sizes
 from tapegrad.ir.kernel import Buffer, Schedule
 from tests.compiler.test_cuda_training import WORKLOADS, training
@@ -27,12 +28,13 @@ SHARED = 227 << 10
 
 @cache
 def printed(
-    name: str, mode: Mode, scanned: bool, limit: int = SHARED
+    name: str, mode: Mode, scanned: bool, limit: int = SHARED, in_warp: bool = False
 ) -> tuple[PersistentProgram, frozenset[Buffer], PersistentKernel]:
     """The persistent kernel of a workload, with its batches stacked or gathered."""
     graph, kernels, captured, xs, ys = training(name)
     places = {0, 1}
-    program = PersistentProgram(kernels, mode, places if scanned else (), () if scanned else places)
+    steps = warp_steps(kernels) if in_warp else None
+    program = PersistentProgram(kernels, mode, places if scanned else (), () if scanned else places, steps)
     symbols = graph.bind([array.shape for array in (xs[0], ys[0], *captured)])
     assert symbols is not None
     inside = program.inside(program.values(symbols), limit)
@@ -160,3 +162,23 @@ def test_the_order_of_threads_changes_no_bit(order: Order) -> None:
         results.append(state)
     for first, second in zip(*results, strict=True):
         assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("order", ["ascending", "shuffled"])
+def test_a_small_program_runs_in_one_warp(order: Order) -> None:
+    _, kernels, captured, xs, ys = training("xor")
+    expected = [array.copy() for array in captured]
+    losses = one_by_one(kernels, list(zip(xs, ys, strict=True)), expected)
+    state = [array.copy() for array in captured]
+    shapes = [array.shape for array in (xs[0], ys[0], *captured)]
+    case = printed("xor", "block", True, in_warp=True)
+    assert case[2].threads == 32
+    outputs, status = run(case, [xs, ys, *state], shapes, len(xs), pieces=[2], order=order)
+    assert status == 0
+    assert np.array_equal(outputs[0], np.stack(losses))
+    for got, wanted in zip(state, expected, strict=True):
+        assert np.array_equal(got, wanted)
+
+
+def test_programs_with_products_need_more_than_a_warp() -> None:
+    assert warp_steps(training("digits")[1]) is None
