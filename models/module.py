@@ -296,15 +296,13 @@ class Module:
         Raises
         ------
         DeviceError
-            Where there is no such device; the message says what is missing.
+            Where there is no such device, and the message says what is missing; or where its memory runs out, and the
+            module is as it was.
         """
         if placement.is_device(target):
-            device = placement.available(target)
-            moving = [t for t in [*self.parameters(), *self.buffers()] if t._entry.device != device]
-            for tensor in moving:
-                relocate(tensor, device)
-            if moving:
-                flatten_storage(self.parameters())
+            device, tensors = placement.available(target), [*self.parameters(), *self.buffers()]
+            if any(tensor._entry.device != device for tensor in tensors):
+                flatten_storage(tensors, device)
                 structure.bump()
             return self
         dtype = as_dtype(target)
@@ -459,26 +457,14 @@ def overwrite(tensor: Tensor, value: np.ndarray) -> None:
 
 def recast(tensor: Tensor, dtype: np.dtype) -> None:
     """Change the dtype of a Tensor that modules and optimizers hold, keeping its identity."""
-    device = tensor.device
-    _renew(tensor, placement.moved(tensor._host_value().astype(dtype), device), tensor._entry.device)
-    if isinstance(tensor._grad, Tensor):
-        tensor._grad = tensor._grad.astype(dtype)
-
-
-def relocate(tensor: Tensor, device: str) -> None:
-    """Move a Tensor that modules and optimizers hold to a device, keeping its identity."""
-    _renew(tensor, placement.moved(tensor._value(), device), device)
-    if isinstance(tensor._grad, Tensor):
-        tensor._grad = tensor._grad.to(device)
-
-
-def _renew(tensor: Tensor, value: Any, device: str | None) -> None:
-    """Give a Tensor another value and storage of its own."""
-    tensor._storage, tensor._cell = None, None
-    entry = tape.leaf(value, device)
+    value, grad = placement.moved(tensor._host_value().astype(dtype), tensor.device), tensor._grad
+    entry = tape.leaf(value, tensor._entry.device)
     entry.requires_grad = tensor._leaf
+    tensor._storage, tensor._cell = None, None
     tensor._rebind(entry)
     tensor._make_cell()
+    if isinstance(grad, Tensor):
+        tensor._grad = grad.astype(dtype)
 
 
 def assign(pairs: Mapping[str, tuple[Tensor, Any]], operation: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from tapegrad import placement, structure, tape
 from tapegrad.errors import OptionError, StateError, TracingError
 from tapegrad.ir.dtypes import computed, is_floating
-from tapegrad.models.module import Parameter, assign, clear_gradients, relocate
+from tapegrad.models.module import Parameter, assign, clear_gradients
 from tapegrad.models.storage import flatten_storage
 from tapegrad.primitives import INT64
 from tapegrad.recording import record, undecided, weak_scalar
@@ -148,10 +148,7 @@ class Optimizer:
         device = placement.joined(type(self).__name__, [parameter._entry for parameter in self.params])
         trace, tape.local.trace = tape.local.trace, None
         try:
-            for tensors in self._state.values():
-                for tensor in tensors:
-                    relocate(tensor, device or tensor.device)
-                flatten_storage(tensors)
+            flatten_storage([tensor for tensors in self._state.values() for tensor in tensors], device)
         finally:
             tape.local.trace = trace
         self._device = device

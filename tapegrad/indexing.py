@@ -406,12 +406,17 @@ def _part_at_hand(x: Tensor, index: Any) -> Tensor | None:
     """A part, by integers and slices, of a value that never changes and needs no gradient."""
     value = x._entry.value
     items = index if isinstance(index, tuple) else (index,)
-    if type(value) is not np.ndarray or tape.local.trace is not None or x._storage is not None or x.requires_grad:
+    if value is None or tape.local.trace is not None or x._storage is not None or x.requires_grad:
         return None
     if any(_is_array(item) for item in items):
         return None
-    part = np.asarray(value[index])
-    return wrap(tape.leaf(part if part.flags.c_contiguous else part.copy(), x._entry.device))
+    part = value[index]
+    if type(value) is np.ndarray:
+        part = part.copy() if isinstance(part, np.generic) or not part.flags.c_contiguous else part
+    elif not part.flags.c_contiguous:
+        # A program copies it better than the library of the array.
+        return None
+    return wrap(tape.leaf(np.asarray(part) if isinstance(part, np.generic) else part, x._entry.device))
 
 
 # Writing ----------------------------------------------------------------------------------------------------------

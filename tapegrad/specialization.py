@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -250,7 +249,20 @@ def _likeness(value: Any) -> Any:
 
 def _storage_reader(tensor: Tensor, device: str) -> Callable[[], Any]:
     """What gives a program of a device the storage of a cell."""
-    return tensor._exclusive_storage if device == CPU else partial(tensor._exclusive_storage, device)
+    if device == CPU:
+        return tensor._exclusive_storage
+    known: Any = None
+
+    def read() -> Any:
+        nonlocal known
+        if tensor._storage is not known or tensor._entry is not tensor._cell:
+            known = tensor._exclusive_storage(device)
+        else:
+            # It lies where it lay.
+            tensor._release()
+        return known
+
+    return read
 
 
 def _array(value: Any, argument: Argument, device: str) -> Any:

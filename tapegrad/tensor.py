@@ -138,8 +138,11 @@ class Tensor(Operators, TensorMethods, Exchange):
         if self._leaf or self._storage is not None:
             entry.owner = weakref.ref(self)
 
-    def _make_cell(self, storage: Any = None) -> Any:
-        """Give this Tensor a buffer of its own that programs update in place; `storage` may be part of a flat one."""
+    def _make_cell(self, storage: Any = None, device: str | None = None) -> Any:
+        """Give this Tensor a buffer of its own that programs update in place.
+
+        ``storage`` may be part of a flat one; where it lies on another device than this Tensor, that is named.
+        """
         value = self._value()
         if storage is None:
             if self._storage is not None:
@@ -149,12 +152,12 @@ class Tensor(Operators, TensorMethods, Exchange):
         if self._cell is not None and self._cell is not self._entry:
             self._cell = None
         self._storage = storage
-        self._expose()
+        self._expose(device)
         return storage
 
-    def _expose(self) -> None:
+    def _expose(self, device: str | None = None) -> None:
         """Let the entry's value be the storage itself, under an entry that nobody else holds."""
-        entry = tape.leaf(self._storage, self._entry.device)
+        entry = tape.leaf(self._storage, device or self._entry.device)
         entry.requires_grad = self._leaf
         self._rebind(entry)
         entry.owner = weakref.ref(self)

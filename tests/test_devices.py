@@ -222,6 +222,14 @@ class TestModules:
         layer(np.ones((1, 2))).sum().backward()
         assert layer.to("cuda").weight.grad is not None and layer.weight.grad.device == CUDA
 
+    def test_stay_as_they_are_where_memory_runs_out(self, cuda: CudaDevice) -> None:
+        model = Linear(2, 3)
+        before = [(tensor._storage, tensor.tolist()) for tensor in model.parameters()]
+        with forbidden(cuda, "empty", DeviceError("out of memory")), pytest.raises(DeviceError, match="out of memory"):
+            model.to("cuda")
+        for tensor, (storage, value) in zip(model.parameters(), before, strict=True):
+            assert tensor.device == "cpu" and tensor._storage is storage and tensor.tolist() == value
+
     def test_load_arrays_of_the_host(self) -> None:
         first, second = Linear(2, 3), Linear(2, 3).to("cuda")
         second.load_state_dict(first.state_dict())
@@ -277,6 +285,13 @@ class TestRecordingOnAGpu:
         assert x.tolist() == [5, 7, 8] and x.device == CUDA
         x.data = np.ones(3)
         assert x.tolist() == [1, 1, 1] and x.device == CUDA and not isinstance(x._value(), np.ndarray)
+
+    def test_rows_of_data_are_parts_of_its_memory(self) -> None:
+        x = tg.Tensor(np.arange(12.0).reshape(4, 3), device="cuda")
+        before = counters["tapes"]
+        assert [row.tolist() for row in x] == x.tolist() and x[1:3].tolist() == [[3, 4, 5], [6, 7, 8]]
+        assert x[2, 1].item() == 7 and x[-1].device == CUDA and counters["tapes"] == before
+        assert x[:, 1].tolist() == [1, 4, 7, 10] and x[::-1].tolist() == x.tolist()[::-1]
 
     def test_a_parameter_changes_without_gradients(self) -> None:
         w = tg.Tensor([1.0, 2.0], device="cuda", requires_grad=True)
@@ -446,11 +461,11 @@ def mse_step(model: Sequential, optimizer: SGD) -> Callable[[Any, Any], Tensor]:
 
 
 @contextmanager
-def forbidden(device: CudaDevice, name: str) -> Iterator[None]:
-    """Within the block a method of the device must not be called."""
+def forbidden(device: CudaDevice, name: str, error: Exception | None = None) -> Iterator[None]:
+    """Within the block a method of the device raises an error."""
 
     def refuse(*arguments: Any) -> None:
-        raise AssertionError(f"{name} was called")
+        raise error or AssertionError(f"{name} was called")
 
     setattr(device, name, refuse)
     try:
@@ -492,6 +507,13 @@ class TestJit:
             np.testing.assert_allclose(draw_here(matrix("cpu")), draw_there(matrix()), rtol=1e-6)
             np.testing.assert_allclose(here.uniform(size=3), there.uniform(size=3), rtol=1e-6)
         assert here.get_state() == there.get_state() == (7, 4)
+
+    def test_a_generator_serves_two_devices(self) -> None:
+        shared, other = tg.random.Generator(7), tg.random.Generator(7)
+        draw = tg.jit(lambda x: x + shared.uniform(size=2))
+        alone = tg.jit(lambda x: x + other.uniform(size=2))
+        for device in ("cpu", "cpu", "cpu", "cuda", "cpu", "cuda", "cpu", "cpu", "cpu"):
+            np.testing.assert_allclose(draw(matrix(device)), alone(matrix("cpu")), rtol=1e-6)
 
     def test_gradients_accumulate_over_calls(self) -> None:
         totals = []
