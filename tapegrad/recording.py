@@ -154,9 +154,11 @@ def as_tensor(value: TensorLike, dtype: np.dtype | None = None) -> Tensor:
         if dtype is None:
             dtype = BOOL if isinstance(value, bool) else INT64 if isinstance(value, int) else config.default_dtype()
         return record_number(value, dtype)
+    if isinstance(value, np.ndarray | np.generic):
+        return wrap(given(value, None))
     if foreign.is_foreign(value):
         return shared(value, "an operand")
-    return wrap(given(value, None if isinstance(value, np.ndarray | np.generic) else dtype))
+    return wrap(given(value, dtype))
 
 
 def weak_kind(value: Any) -> str | None:
