@@ -29,6 +29,7 @@ from tapegrad.models.steps import training_step
 from tapegrad.models.training import History, fit, predict
 from tapegrad.models.weights import save_weights
 from tapegrad.random import manual_seed
+from tapegrad.runtime.devices import CPU, canonical
 
 if TYPE_CHECKING:
     from tapegrad.explanation import Explanation
@@ -60,6 +61,8 @@ class Options:
     epochs, batch_size, seed : int
     lr : float
         At first; it falls along a cosine to 0.
+    device : str
+        Where it trains: ``"cpu"`` or ``"cuda"``.
     """
 
     dataset: str
@@ -70,6 +73,7 @@ class Options:
     batch_size: int = 32
     optimizer: str = "adam"
     seed: int = 0
+    device: str = CPU
 
 
 #: What a data set is trained with where nothing else is asked for.
@@ -122,7 +126,7 @@ def prepare(options: Options) -> Setup:
     """Load the data, and make model, optimizer, schedule and step."""
     data = load(options.dataset, options.seed)
     manual_seed(options.seed)
-    model = MLP(data.features, options.hidden, len(data.classes), activation=options.activation)
+    model = MLP(data.features, options.hidden, len(data.classes), activation=options.activation).to(options.device)
     optimizer = OPTIMIZERS[options.optimizer][0](model.parameters(), lr=options.lr)
     batches = -(-len(data.train_x) // options.batch_size)
     schedule = CosineAnnealingLR(optimizer, batches * options.epochs)
@@ -202,7 +206,8 @@ def _write(folder: Path, setup: Setup, history: History) -> None:
     (folder / OPTIONS_FILE).write_text(json.dumps(asdict(options), indent=2) + "\n")
     (folder / "history.json").write_text(json.dumps(asdict(history)) + "\n")
     save_weights(folder / "weights.npz", setup.model)
-    (folder / "program.py").write_text(setup.explain().source)
+    suffix = "py" if canonical(options.device) == CPU else "cu"
+    (folder / f"program.{suffix}").write_text(setup.explain().source)
     curves = {"train": history.losses, "test": history.validation_losses}
     svg.write_svg(folder / "loss.svg", svg.line_chart(curves, title, y_label="cross-entropy", log=True))
     scores = {"test": history.validation_accuracies}

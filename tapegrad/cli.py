@@ -23,7 +23,7 @@ from tapegrad.models import runs
 from tapegrad.models.activations import ACTIVATIONS
 from tapegrad.models.data import DATASETS
 from tapegrad.runtime import cache as disk_cache
-from tapegrad.runtime import cpu
+from tapegrad.runtime import cpu, devices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,6 +76,7 @@ def _network_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch-size", type=click.IntRange(min=1), help="Examples in a step."),
         click.option("--optimizer", type=click.Choice(list(runs.OPTIMIZERS)), help="How parameters are updated."),
         click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of data, first weights and order."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where it trains."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -167,11 +168,18 @@ def info() -> None:
         "threads": str(config.num_threads()),
         "cache": str(disk_cache.folder()),
         "data": str(config.data_folder() or f"{config.cache_folder()} ($TAPEGRAD_DATA is not set)"),
-        "gpu": "not supported by this version",
+        "gpu": _gpu(),
     }
     width = max(map(len, rows))
     for name, value in rows.items():
         click.echo(f"{name:<{width}}  {value}")
+
+
+def _gpu() -> str:
+    try:
+        return devices.device(devices.CUDA).identity()
+    except TapegradError as error:
+        return f"none: {error.message}"
 
 
 def _version(distribution: str) -> str:

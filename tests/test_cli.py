@@ -72,6 +72,21 @@ def test_a_run_leaves_weights_pictures_program_and_options(capsys: pytest.Captur
     assert score == f"test accuracy: {accuracy(predict(model, data.test_x), data.test_y):.4f}"
 
 
+@pytest.mark.usefixtures("cuda")
+def test_a_run_on_a_gpu_leaves_what_one_on_the_processor_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("cpu", "cuda"):
+        assert run("train", "xor", *QUICK, "--device", device, "--out", device) == 0
+    first, second = (np.load(Path(device, "weights.npz")) for device in ("cpu", "cuda"))
+    for key in first:
+        np.testing.assert_allclose(first[key], second[key], rtol=1e-5, atol=1e-6)
+    assert "__global__" in Path("cuda", "program.cu").read_text()
+    capsys.readouterr()
+    assert run("explain", "cuda") == 0
+    assert "__global__" in capsys.readouterr().out
+    assert run("info") == 0
+    assert "gpu" in capsys.readouterr().out
+
+
 def test_the_seed_decides_the_weights() -> None:
     for name in ("a", "b"):
         assert run("train", "xor", *QUICK, "--seed", "7", "--out", name) == 0
