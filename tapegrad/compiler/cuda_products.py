@@ -379,9 +379,8 @@ def library_places(routed: RoutedProduct, symbols: Mapping[Symbol, int]) -> Libr
     out, a, b = places
     if max(*out, *a, *b, rows, columns, inner) >= 1 << 31:
         return None
-    return LibraryPlaces(
-        out, a, b, rows, columns, inner, int(np.prod(counts, dtype=int)), dtype.name, product.precision
-    )
+    precision = product.precision if dtype == np.float32 else "float32"
+    return LibraryPlaces(out, a, b, rows, columns, inner, int(np.prod(counts, dtype=int)), dtype.name, precision)
 
 
 def _one_stride(steps: Sequence[int], counts: Sequence[int]) -> int | None:

@@ -63,6 +63,7 @@ from tapegrad.ir.kernel import (
     Loop,
     Matrix,
     Permutation,
+    Product,
     RandomUniform,
     SizeValue,
     Statement,
@@ -575,6 +576,11 @@ def step_call(step: Step, block: str, blocks: str, status: str, arguments: Seque
 
 def step_source(step: Step, parameters: Parameters, title: str) -> str:
     """A step as a device function over (block, blocks), and as a kernel of its own."""
+    if step.kind == "library":
+        (product,) = step.body
+        assert isinstance(product, Product)
+        names = (matrix.buffer.name for matrix in (product.out, product.a, product.b))
+        return "// {}: {} = {} @ {}, by cuBLAS\n".format(step.name, *names)
     declared = ["int* status", *parameters.declarations()]
     # A few blocks of a product on a multiprocessor are enough; the compiler may then use the registers of a tile.
     least = [inner.tiles.tiling.blocks for inner in (step, *step.steps) if inner.tiles is not None]
@@ -612,6 +618,6 @@ def cuda_source(
     >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x[i]" in line])
         const f32 x1 = x[i];
     """
-    steps = [(kernel, step) for kernel in kernels for step in split(kernel) if step.kind != "library"]
+    steps = [(kernel, step) for kernel in kernels for step in split(kernel)]
     text = "\n".join(step_source(step, step_parameters(step), kernel.title) for kernel, step in steps)
     return f"{prelude(text, index)}\n#define BLOCK {BLOCK}\n\n{text}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tapegrad.compiler import cuda_products
 from tapegrad.compiler.cuda_launches import kernel_launches
 from tapegrad.compiler.cuda_program import CudaProgram, cuda_schedule
+from tapegrad.compiler.cuda_source import cuda_source
 from tapegrad.compiler.cuda_steps import Step, kernel_steps, step_buffers, written_buffers
 from tapegrad.compiler.layout import walk
 from tapegrad.compiler.program import compile_graph
@@ -95,6 +97,20 @@ class TestRoutes:
 
     def test_what_no_size_could_choose_is_not_printed(self) -> None:
         assert [step.route for step in steps_of(cuda_schedule(product(N, 64, 64)))] == [None]
+
+    def test_the_source_says_what_cublas_does(self) -> None:
+        source = cuda_source(cuda_schedule(product(N, 1024, 1024)).kernels)
+        assert re.search(r"// k0_matmul_\d: output0 = x @ w, by cuBLAS", source)
+
+    @pytest.mark.parametrize(("dtype", "expected"), [(F32, "tf32"), (F64, "float32")])
+    def test_precision_is_handed_on_where_operands_are_float32(self, dtype: np.dtype, expected: str) -> None:
+        b = Builder()
+        x, w = b.input((N, 1024), dtype, "x"), b.input((1024, 1024), dtype, "w")
+        y = b.emit("matmul", x, w, transpose_a=False, transpose_b=False, precision="tf32")
+        step = next(step for step in steps_of(cuda_schedule(b.graph([y]))) if step.routed is not None)
+        assert step.routed is not None
+        places = cuda_products.library_places(step.routed, _symbols(512))
+        assert places is not None and places.precision == expected
 
 
 def layer(b: Builder, x: Node, width: int, name: str) -> Node:
