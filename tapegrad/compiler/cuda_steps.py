@@ -236,6 +236,8 @@ class _Kernel:
         self._cells: set[Buffer] = set()
         #: The route that steps being added belong to, and whose it is.
         self._route: tuple[Route | None, RoutedProduct | None] = (None, None)
+        self._written = _written(kernel.body)
+        self._bound_alone: set[str] = set()
 
     def steps(self) -> tuple[Step, ...]:
         body = list(self._kernel.body)
@@ -258,8 +260,10 @@ class _Kernel:
                 self._known.append(statement)
             elif not isinstance(statement, Comment):
                 self._alone.append(statement)
+                self._bound_alone |= _bound((statement,))
         self._finish_alone()
-        return tuple(map(self._without_idle_stores, self._steps))
+        loaded = {(x.buffer, x.index) for s in self._steps for x in walk((*s.known, *s.body)) if isinstance(x, Load)}
+        return tuple([self._without_idle_stores(step, loaded) for step in self._steps])
 
     def _beside(self, statement: Statement) -> tuple[Statement, ...]:
         return tuple(other for other in self._kernel.body if other is not statement)
@@ -318,9 +322,8 @@ class _Kernel:
     def _add_loops(self, loops: Sequence[Loop]) -> None:
         self._add(Step("", "elements", (), tuple(loops), loops[-1].body))
 
-    def _without_idle_stores(self, step: Step) -> Step:
+    def _without_idle_stores(self, step: Step, loaded: Collection[tuple[Buffer, Expression]]) -> Step:
         """The step without stores of what no later step loads."""
-        loaded = {(x.buffer, x.index) for s in self._steps for x in walk((*s.known, *s.body)) if isinstance(x, Load)}
         body = tuple(
             s
             for s in step.body
@@ -330,11 +333,11 @@ class _Kernel:
 
     def _stays_known(self, let: Let) -> bool:
         """Whether every thread may compute a value when it needs it: nothing that it reads is written in the kernel."""
-        return _loaded(let).isdisjoint(_written(self._kernel.body)) and not _uses(let, self._alone)
+        return _loaded(let).isdisjoint(self._written) and self._bound_alone.isdisjoint(_names((let,)))
 
     def _finish_alone(self) -> None:
         """A step of the first thread for what has gathered; what later steps need of it goes through memory."""
-        alone, self._alone = self._alone, []
+        alone, self._alone, self._bound_alone = self._alone, [], set()
         if alone:
             statements, lets = self._handed_on(alone)
             self._add(Step("", "alone", (), (), tuple(statements)))
@@ -557,10 +560,9 @@ def _names(items: Sequence[object]) -> set[str]:
     return {part.name for part in walk(tuple(items)) if isinstance(part, (Variable, Accumulate, Assign))}  # type: ignore[arg-type]
 
 
-def _uses(statement: Statement, earlier: Sequence[Statement]) -> bool:
-    """Whether a statement uses a name that earlier ones bind."""
-    bound = {item.name for item in walk(earlier) if isinstance(item, (Let, Declare))}
-    return not bound.isdisjoint(_names((statement,)))
+def _bound(statements: Sequence[Statement]) -> set[str]:
+    """The names that statements bind."""
+    return {item.name for item in walk(statements) if isinstance(item, (Let, Declare))}
 
 
 def _needed(known: Sequence[Statement], users: Sequence[Statement], own: set[str | None]) -> tuple[Statement, ...]:
