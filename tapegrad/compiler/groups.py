@@ -253,7 +253,9 @@ def group_values(values: Values) -> Groups:
 
 def _join_updates(groups: Groups) -> None:
     """Give a product without a panel to the step that it is the gradient of: then nothing but the product remains."""
-    written = {groups.values.graph.outputs[output] for output, _ in groups.values.graph.writes}
+    graph = groups.values.graph
+    overwritten = {graph.outputs[output]: graph.inputs[place] for output, place in graph.writes}
+    stored = [alias_base(output, groups.values) for output in graph.outputs]
     readers = all_readers(groups.values)
     for group in groups.ordered():
         if not group.lone or group.product is None or len(group.space) != 2:
@@ -263,7 +265,12 @@ def _join_updates(groups: Groups) -> None:
             continue
         step = following.pop()
         update = linear_update([group.product, *step.members])
-        if update is not None and update.last in written:
+        if update is None or stored.count(update.last) > 1:
+            continue
+        if overwritten.get(update.last) is not alias_base(update.cell, groups.values):
+            continue
+        inner = [member for member in step.members if member is not update.last]
+        if all(member not in stored and readers[member] <= set(step.members) for member in inner):
             group.lone, group.required = False, frozenset({1})
             groups.join(group, step)
 

@@ -384,3 +384,21 @@ def test_chains_of_views_and_of_numbers() -> None:
         number = b.emit("sin", number) + 0.5
     graph = b.graph([x, number])
     assert_computes(graph, schedule(graph), 2)
+
+
+@pytest.mark.parametrize("what", ["plain", "the gradient is kept", "of another cell", "returned twice"])
+def test_without_panels_a_product_never_stands_in_a_loop(what: str) -> None:
+    b = Builder()
+    w, v = b.input((10, 7), FLOAT64, "w"), b.input((10, 7), FLOAT64, "v")
+    x, g = b.input((N, 10), FLOAT64, "x"), b.input((N, 7), FLOAT64, "g")
+    rate = b.input((), FLOAT64, "rate")
+    gradient = b.emit("matmul", x, g, transpose_a=True, transpose_b=False) + w * 0.5
+    new = (v if what == "of another cell" else w) - rate * gradient
+    outputs = {"the gradient is kept": [new, gradient], "returned twice": [new, new]}.get(what, [new])
+    graph = simplify(b.graph(outputs, writes=[(0, 0)]))
+    result = schedule(graph, panels=False)
+    within = [part for kernel in result.kernels for loop in loops(kernel) for part in loop.body]
+    assert not any(isinstance(part, Product) for part in within)
+    assert_computes(graph, result, rows=5)
+    products = [part for kernel in result.kernels for part in kernel.body if isinstance(part, Product)]
+    assert len(products) == 1 and (products[0].out.buffer.name == "w") == (what == "plain")
