@@ -1,7 +1,7 @@
 """The networks of the tutorials, and of the command line, train on a GPU as they do on the CPU.
 
-Each is trained from the same weights on both; steps are few, for the simulated device runs every thread. What all
-tests of a module share: losses agree within 1e-5 of what they are.
+Each is trained from the same weights on both; steps are few, for the simulated device runs thread by thread. Losses
+agree to a relative 1e-5.
 """
 
 from __future__ import annotations
