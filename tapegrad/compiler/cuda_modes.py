@@ -18,7 +18,7 @@ from tapegrad.compiler.cuda_phases import warp_steps
 from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step, iterations
 from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
-from tapegrad.ir.kernel import Apply, Buffer, Load, Loop, Schedule, Statement
+from tapegrad.ir.kernel import Apply, Buffer, Constant, Load, Loop, Schedule, SizeValue, Statement
 from tapegrad.ir.sizes import Symbol
 from tapegrad.runtime.devices import CudaMode
 
@@ -100,10 +100,20 @@ def operations(body: Sequence[Statement], symbols: Mapping[Symbol, int]) -> int:
     count = 0
     for statement in body:
         if isinstance(statement, Loop):
-            count += sizes.evaluate(iterations((statement,)), symbols) * operations(statement.body, symbols)
+            count += _rounds(statement, symbols) * operations(statement.body, symbols)
         else:
             count += max(1, sum(isinstance(item, (Apply, Load)) for item in walk((statement,))))
     return count
+
+
+def _rounds(loop: Loop, symbols: Mapping[Symbol, int]) -> int:
+    """The iterations of a loop within a step; one over a part of an axis does no more than any size that ends it."""
+    size = extent(loop.stop)
+    if size is not None:
+        return sizes.evaluate(size, symbols)
+    parts = walk((loop.stop,))  # type: ignore[arg-type]
+    ends = [extent(item) for item in parts if isinstance(item, Constant | SizeValue)]
+    return min((sizes.evaluate(end, symbols) for end in ends if end is not None), default=1)
 
 
 def step_seconds(
