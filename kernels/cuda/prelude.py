@@ -75,7 +75,8 @@ def prelude(source: str, index: str = "int") -> str:
     needed: set[str] = set()
     texts = [source]
     while texts:
-        text = texts.pop()
+        # Each name once: a program's source is long and says little.
+        text = " ".join(set(re.findall(r"\w+", texts.pop())))
         for name, pattern in _PATTERNS.items():
             if name not in needed and pattern.search(text):
                 needed.add(name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -497,12 +498,18 @@ class _Kernel:
         self._add(Step("", "rows", (), loops, body, group=threads_of_row(loops)))
 
 
+# The steps of kernels that are there, which are needed again and again: for launches, their source and their sizes.
+_known: WeakKeyDictionary[Kernel, tuple[Step, ...]] = WeakKeyDictionary()
+
+
 def kernel_steps(kernel: Kernel, routes: Collection[Route] = DIRECT) -> tuple[Step, ...]:
     """The steps of a kernel, in order, with those of the given routes of its products.
 
     Of the steps of several routes, those take part that `Step.runs` says.
     """
-    steps = _Kernel(replace(kernel, body=suited(kernel))).steps()
+    steps = _known.get(kernel)
+    if steps is None:
+        steps = _known[kernel] = _Kernel(replace(kernel, body=suited(kernel))).steps()
     return tuple(step for step in steps if step.route is None or step.route in routes)
 
 

@@ -8,7 +8,7 @@ layout is all that running needs beside the machine code; it is stored with it a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -160,6 +160,10 @@ def layout_from_json(values: Mapping[str, Any]) -> Layout:
     )
 
 
+#: The annotations of fields that hold no part of a tree.
+_NO_PARTS = frozenset("str int Number np.dtype Size LoopKind Operation".split())
+
+
 def walk(body: Sequence[Statement], *, into_phases: bool = True) -> Iterator[Any]:
     """Every statement, expression and buffer of a tree, in the order they are printed; repeated where they repeat.
 
@@ -168,23 +172,28 @@ def walk(body: Sequence[Statement], *, into_phases: bool = True) -> Iterator[Any
     stack: list[Any] = list(reversed(body))
     while stack:
         item = stack.pop()
-        if isinstance(item, tuple):
-            stack.extend(reversed(item))
-        elif isinstance(item, Buffer):
-            yield item
-        elif hasattr(item, "__dataclass_fields__"):
-            yield item
-            if isinstance(item, Phase) and not into_phases:
-                stack.extend((item.scratch, item.chunks))
-                continue
-            kind: Any = type(item)
-            stack.extend([getattr(item, name) for name in _fields(kind)])
+        kind = item.__class__
+        if kind is tuple:
+            stack += item[::-1]
+            continue
+        names = _parts(kind)
+        if names is None:
+            continue
+        yield item
+        if kind is Phase and not into_phases:
+            stack += (item.scratch, item.chunks)
+            continue
+        for name in names:
+            stack.append(getattr(item, name))
 
 
 @cache
-def _fields(kind: Any) -> tuple[str, ...]:
-    """The fields of a class of tree nodes, the last one first."""
-    return tuple(field.name for field in reversed(fields(kind)))
+def _parts(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a class of tree nodes that hold parts of the tree, the last one first; None for other classes."""
+    if not is_dataclass(kind):
+        return None
+    found = () if kind is Buffer else reversed(fields(kind))
+    return tuple(field.name for field in found if field.type not in _NO_PARTS)
 
 
 def buffers_of(body: Sequence[Statement], *, into_phases: bool = True) -> tuple[Buffer, ...]:
