@@ -1,15 +1,15 @@
 """The start of generated CUDA C: types, and the definitions that a source calls.
 
 Sources include no header: NVRTC then needs no toolkit, and a source compiles in tenths of a second. `prelude` gives the
-definitions that a source calls, and no others; `halves`, `arithmetic`, `random_bits`, `reductions`, `indexed`, `matmul`
-and `persistent` hold them.
+definitions that a source calls, and no others; `halves`, `arithmetic`, `random_bits`, `reductions`, `indexed`,
+`matmul`, `near_product` and `persistent` hold them.
 """
 
 from __future__ import annotations
 
 import re
 
-from tapegrad.kernels.cuda import arithmetic, halves, indexed, matmul, persistent, random_bits, reductions
+from tapegrad.kernels.cuda import arithmetic, halves, indexed, matmul, near_product, persistent, random_bits, reductions
 
 #: The C type of each dtype that is computed in, by the suffix that generated names carry.
 TYPES = {"f32": "float", "f64": "double", "i32": "int", "i64": "long long", "u8": "unsigned char", "b1": "bool"}
@@ -37,6 +37,7 @@ DEFINITIONS = (
     | reductions.DEFINITIONS
     | indexed.DEFINITIONS
     | matmul.DEFINITIONS
+    | near_product.DEFINITIONS
     | persistent.DEFINITIONS
 )
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tapegrad.compiler.chunks import extent
+from tapegrad.compiler.cuda_near import near_product
 from tapegrad.compiler.cuda_persistent import Launch, PersistentKernel, PersistentProgram, Placement
 from tapegrad.compiler.cuda_phases import warp_steps
 from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step, iterations
@@ -51,6 +52,8 @@ class Costs:
         The same where operands come from global memory.
     block_bandwidth : float
         Bytes that one multiprocessor gets from the second-level cache.
+    cycle : float
+        Of a multiprocessor, for what is counted in cycles.
     """
 
     launch: float = 4e-6
@@ -62,6 +65,7 @@ class Costs:
     lane_operation: float = 2e-9
     far_operation: float = 5e-8
     block_bandwidth: float = 6e10
+    cycle: float = 6e-10
 
 
 COSTS = Costs()
@@ -167,6 +171,9 @@ def persistent_seconds(
     for group in program.phases.groups:
         total += COSTS.block_barrier if in_block else COSTS.grid_barrier
         for item in group:
+            if program.is_near(item.step, inside):
+                total += near_product(item.step, symbols).cycles * COSTS.cycle
+                continue
             far = [b for b in item.parameters.buffers if b not in inside and b not in program.outputs]
             total += step_seconds(item.step, symbols, blocks, program.threads, not far)
             if in_block:
@@ -320,7 +327,7 @@ class Loops:
         variant = max(fitting, key=lambda v: program.shared_bytes(v.inside, values), default=None)
         if variant is None:
             inside = program.inside(values, limit)
-            kernel = program.kernel(inside)
+            kernel = program.kernel(inside, values)
             function = self._device.load(kernel.source, f"{self._name} ({mode})").function(kernel.name)
             variant = _Variant(inside, kernel, function)
             self._variants[mode].append(variant)

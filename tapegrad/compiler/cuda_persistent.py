@@ -11,16 +11,17 @@ A failed check ends the loop for all threads at the same place, before anything 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from tapegrad.compiler.chunks import ceiling
+from tapegrad.compiler.cuda_near import is_near, near_function, near_product
 from tapegrad.compiler.cuda_phases import Phases, PhaseStep, block_steps, program_phases
 from tapegrad.compiler.cuda_source import INDENT, OWN_NAMES, c_name, step_call
-from tapegrad.compiler.cuda_steps import BLOCK, WARP
+from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step
 from tapegrad.compiler.layout import BufferUse
 from tapegrad.compiler.memory import Plan, buffer_bytes, plan_memory
 from tapegrad.ir import sizes
@@ -165,11 +166,15 @@ class PersistentProgram:
         """The groups of steps between barriers."""
         return program_phases(self.schedule, self._steps)
 
-    @cached_property
-    def scratch_bytes(self) -> int:
+    def scratch_bytes(self, inside: Collection[Buffer]) -> int:
         """Shared memory that steps use for themselves."""
-        scratch = max((item.step.shared_bytes for group in self.phases.groups for item in group), default=0)
+        steps = (item.step for group in self.phases.groups for item in group)
+        scratch = max((step.shared_bytes for step in steps if not self.is_near(step, inside)), default=0)
         return -(-scratch // PIECE) * PIECE
+
+    def is_near(self, step: Step, inside: Collection[Buffer]) -> bool:
+        """Whether a step is a product that is computed from shared memory."""
+        return self.mode == "block" and is_near(step, inside)
 
     @cached_property
     def uses(self) -> dict[Buffer, BufferUse]:
@@ -209,7 +214,7 @@ class PersistentProgram:
 
     def shared_bytes(self, inside: Collection[Buffer], symbols: Values) -> int:
         """Bytes of shared memory of a block in which these buffers lie."""
-        return STATUS_BYTES + self.scratch_bytes + self._plan(inside, symbols)[1].arena_bytes
+        return STATUS_BYTES + self.scratch_bytes(inside) + self._plan(inside, symbols)[1].arena_bytes
 
     def _plan(self, chosen: Collection[Buffer], symbols: Values) -> tuple[list[Buffer], Plan]:
         buffers = [buffer for buffer in self.uses if buffer in chosen]
@@ -217,7 +222,7 @@ class PersistentProgram:
 
     def placement(self, inside: Collection[Buffer], symbols: Values) -> Placement:
         """Offsets of what lies in shared memory, and of what the host has to find global memory for."""
-        start = STATUS_BYTES + self.scratch_bytes
+        start = STATUS_BYTES + self.scratch_bytes(inside)
         buffers, plan = self._plan(inside, symbols)
         shared = {buffer: start + offset for buffer, offset in zip(buffers, plan.offsets, strict=True)}
         arena: dict[Buffer, int] = {}
@@ -240,9 +245,9 @@ class PersistentProgram:
 
     # --- the kernel
 
-    def kernel(self, inside: Collection[Buffer], name: str = "persistent") -> PersistentKernel:
-        """The kernel in which these buffers lie in shared memory."""
-        printer = _Printer(self, frozenset(inside), name)
+    def kernel(self, inside: Collection[Buffer], symbols: Values, name: str = "persistent") -> PersistentKernel:
+        """The kernel in which these buffers lie in shared memory; at these sizes it is the fastest."""
+        printer = _Printer(self, frozenset(inside), symbols, name)
         return PersistentKernel(name, printer.source(), self.mode, self.threads, tuple(printer.arguments))
 
 
@@ -255,8 +260,11 @@ def slot(buffer: Buffer) -> Size:
 class _Printer:
     """Prints one persistent kernel."""
 
-    def __init__(self, program: PersistentProgram, inside: frozenset[Buffer], name: str) -> None:
+    def __init__(self, program: PersistentProgram, inside: frozenset[Buffer], symbols: Values, name: str) -> None:
         self._program = program
+        self._symbols = symbols
+        self._scratch_bytes = program.scratch_bytes(inside)
+        self._functions: list[str] = []
         self._inside = inside
         self._name = name
         self._taken = {*OWN_NAMES, "first", "stop", "step", "barrier", "thread", "threads", "state", "failed", "memory"}
@@ -313,12 +321,11 @@ class _Printer:
         self._parameter_named("index stop", lambda launch: np.int32(launch.stop))
         head = self._places()
         body = self._loop()
-        functions = [item.function() for group in program.phases.groups for item in group]
         declared = [argument.declaration for argument in self.arguments]
         lines = [f'extern "C" __global__ void __launch_bounds__({program.threads}, 1) {self._name}(']
         lines += [f"    {text}," for text in declared[:-1]] + [f"    {declared[-1]}) {{"]
         lines += [INDENT + line for line in [*head, *body]] + ["}", ""]
-        text = "\n".join([*functions, *lines])
+        text = "\n".join([*self._functions, *lines])
         return f"#define BLOCK {program.threads}\n{prelude(text)}\n{text}"
 
     def _parameter_named(self, declaration: str, value: Callable[[Launch], Any]) -> None:
@@ -327,9 +334,9 @@ class _Printer:
     def _places(self) -> list[str]:
         """Names for everything that lies at the same place in all steps."""
         lines = []
-        if self._inside or self._program.scratch_bytes or self._in_block:
+        if self._inside or self._scratch_bytes or self._in_block:
             lines.append("DYNAMIC_SHARED(unsigned char, memory);")
-        if self._program.scratch_bytes:
+        if self._scratch_bytes:
             lines.append(f"void* const shared = memory + {STATUS_BYTES};")
         if self._in_block:
             lines += ["const index thread = index(threadIdx.x);", "int* const state = reinterpret_cast<int*>(memory);"]
@@ -456,16 +463,28 @@ class _Printer:
 
     def _groups(self, fetching: Sequence[str]) -> list[str]:
         """The calls of a step's groups, with barriers, and the way out where a check failed."""
-        phases = self._program.phases
+        program = self._program
+        phases = program.phases
         block, blocks = ("0", "1") if self._in_block else ("index(blockIdx.x)", "index(gridDim.x)")
         lines: list[str] = []
         for number, group in enumerate(phases.groups):
             if phases.checked is not None and number == phases.commits:
                 lines.append("if (failed) break;")
+            taken = 0
             for item in group:
                 given = [self._names[buffer] for buffer in item.parameters.buffers]
                 given += [self._size(size) for size in item.parameters.sizes]
-                lines.append(step_call(item.step, block, blocks, "state", given))
+                step = item.step
+                if program.is_near(step, self._inside):
+                    # Products of one group are dealt out to other threads, as long as there are some.
+                    product = near_product(step, self._symbols)
+                    text = near_function(step, item.parameters, item.kernel.title, product, taken % program.threads)
+                    taken += -(-product.threads // WARP) * WARP
+                    step = replace(step, tiles=None)
+                else:
+                    text = item.function()
+                self._functions.append(text)
+                lines.append(step_call(step, block, blocks, "state", given))
             if not self._in_block and number == 0:
                 lines += fetching
             if self._in_block and number == len(phases.groups) - 1 and fetching:

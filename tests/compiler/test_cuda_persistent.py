@@ -38,7 +38,7 @@ def printed(
     symbols = graph.bind([array.shape for array in (xs[0], ys[0], *captured)])
     assert symbols is not None
     inside = program.inside(program.values(symbols), limit)
-    return program, inside, program.kernel(inside)
+    return program, inside, program.kernel(inside, symbols)
 
 
 def run(
