@@ -27,6 +27,7 @@ from tapegrad.ir.kernel import (
     Permutation,
     Phase,
     Product,
+    SizeValue,
     Statement,
     Store,
     Variable,
@@ -66,6 +67,13 @@ def _separates(index: Expression, variables: set[str], loops: set[str]) -> bool:
     return plain and not own.isdisjoint(variables) and own <= loops
 
 
+def _is_multiple(value: Expression, variable: str) -> bool:
+    """Whether a value is so many times a variable as a size says."""
+    if not isinstance(value, Apply) or value.primitive != "multiply":
+        return False
+    return Variable(variable) in value.arguments and any(isinstance(a, (Constant, SizeValue)) for a in value.arguments)
+
+
 def shared_by_iterations(loop: Loop, rest: Sequence[Statement], fixed: Set[str] = frozenset()) -> Shared | None:
     """What the iterations of a loop share, if they are independent but for that; None where they are not.
 
@@ -82,9 +90,14 @@ def shared_by_iterations(loop: Loop, rest: Sequence[Statement], fixed: Set[str] 
         return None
     loops = {item.variable for item in items if isinstance(item, Loop)} | fixed
     bound = {item.name for item in items if isinstance(item, (Let, Declare))}
-    # The rows of a panel follow its first row.
+    # The rows of a panel follow its first row, and those of a part the first that is its own.
     own = {loop.variable}
-    own |= {item.variable for item in items if isinstance(item, Loop) and item.start == Variable(loop.variable)}
+    firsts = {item.name for item in items if isinstance(item, Let) and _is_multiple(item.value, loop.variable)}
+    own |= {
+        item.variable
+        for item in items
+        if isinstance(item, Loop) and isinstance(item.start, Variable) and item.start.name in {loop.variable, *firsts}
+    }
     registers: dict[str, tuple[str, np.dtype, Operation]] = {}
     for item in items:
         if isinstance(item, Assign) and item.name not in bound:
