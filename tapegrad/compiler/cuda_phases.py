@@ -97,7 +97,7 @@ def program_phases(schedule: Schedule, steps: Sequence[PhaseStep]) -> Phases:
     >>> from tapegrad.compiler.fuse import schedule
     >>> from tapegrad.ir.graph import Builder
     >>> b = Builder()
-    >>> x, y = (b.input((7, size), np.dtype(np.float32), "xy"[size % 2]) for size in (4, 5))
+    >>> x, y = (b.input((7, size), np.dtype(np.float32), "xy"[size % 2]) for size in (14, 15))
     >>> both = [b.emit("matmul", b.emit("tanh", v), v, transpose_a=True, transpose_b=False) for v in (x, y)]
     >>> kernels = schedule(b.graph(both), panels=False)
     >>> [len(group) for group in program_phases(kernels, block_steps(kernels)).groups]
