@@ -75,6 +75,34 @@ __device__ __forceinline__ bool multiply_add(bool a, bool b, bool sum) { return 
 // Neighbours that are loaded or stored together.
 template <class T, int N> struct alignas(N * sizeof(T)) Pack { T item[N]; };
 """,
+    "is_aligned": """\
+template <int N, class T> __device__ __forceinline__ bool is_aligned(const T* pointer) {
+  return reinterpret_cast<unsigned long long>(pointer) % (N * sizeof(T)) == 0;
+}
+""",
+    "load_pack": """\
+// At once where the pointer is a multiple of a pack's size, else one by one; at an end fewer than a pack are left.
+template <class T, int N>
+__device__ __forceinline__ void load_pack(Pack<T, N>& pack, const T* from, bool aligned, index rest) {
+  if (aligned && rest >= N) {
+    pack = *reinterpret_cast<const Pack<T, N>*>(from);
+  } else {
+    for (int k = 0; k < N; ++k) pack.item[k] = k < rest ? from[k] : T(0);
+  }
+}
+""",
+    "store_pack": """\
+template <class T, int N>
+__device__ __forceinline__ void store_pack(const Pack<T, N>& pack, T* to, bool aligned, index rest) {
+  if (aligned && rest >= N) {
+    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  } else {
+    for (int k = 0; k < N; ++k) {
+      if (k < rest) to[k] = pack.item[k];
+    }
+  }
+}
+""",
     "Staged": """\
 // The part of an operand that a thread brings to shared memory: of PLACES rows or columns and TERMS terms, packs of
 // WIDTH elements along the axis that is contiguous.

@@ -302,12 +302,13 @@ def meet_between_loops(body: Sequence[Statement], apart: Set[Buffer]) -> bool:
     """Whether a loop of a row may read what another thread has written in one before it; ``apart`` are registers."""
     places: dict[Buffer, set[Any]] = {}
     written: set[Buffer] = set()
+    loaded: set[Buffer] = set()
     for statement in body:
         inside = _canonical(statement).body if isinstance(statement, Loop) else (statement,)
         for item in walk(inside):
             if isinstance(item, (Load, Store, AccumulateInto)):
                 index = item.index if isinstance(statement, Loop) else None
                 places.setdefault(item.buffer, set()).add(index)
-                if not isinstance(item, Load):
-                    written.add(item.buffer)
-    return any(len(places[buffer]) > 1 or None in places[buffer] for buffer in written - apart)
+                loaded |= {item.buffer} if not isinstance(item, Store) else set()
+                written |= {item.buffer} if not isinstance(item, Load) else set()
+    return any(len(places[buffer]) > 1 or None in places[buffer] for buffer in (written & loaded) - apart)

@@ -7,6 +7,7 @@ is a launch of its own, or the steps of a whole program stand in one persistent 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from tapegrad.compiler.cuda_steps import (
     step_sizes,
     written_buffers,
 )
+from tapegrad.compiler.cuda_vectors import Vectors
 from tapegrad.compiler.independence import identity
 from tapegrad.compiler.index_maps import size_expression
 from tapegrad.compiler.layout import walk
@@ -77,8 +79,8 @@ INDENT = cuda_forms.INDENT
 
 #: The names that every step has.
 OWN_NAMES = frozenset(
-    "block blocks part parts lane warp group groups element shared status k slot start low place value at sums across "
-    "tiles tile first_row first_column tile_row tile_column terms first rest".split()
+    "block blocks part parts lane warp group groups element shared status k slot start low place value at sums aligned "
+    "across tiles tile first_row first_column tile_row tile_column terms first rest".split()
 )
 
 _RESERVED = frozenset(
@@ -144,9 +146,22 @@ class Printer:
         #: Buffers whose elements each thread keeps in registers, and where those of the current iteration are.
         self._registers = {buffer: c_name(buffer.name, self._taken) for buffer in step.registers}
         self.slot = "0"
+        self._packs: dict[Buffer, str] = {}
         #: Buffers of which each part has a line of its own, and the buffers of those lines.
         self._lines = dict(step.private)
         self._lines |= {partial.buffer: partial.parts for partial in step.partials if partial.buffer is not None}
+
+    def packed(self, vectors: Vectors) -> list[str]:
+        """The pointers that vectors are loaded from and stored to."""
+        return [self.parameters.buffers[buffer] for buffer in vectors.indices]
+
+    @contextmanager
+    def packs(self, vectors: Vectors) -> Iterator[dict[Buffer, str]]:
+        """Within the block, elements of packs are those numbered ``k``; gives the packs' names."""
+        names = {buffer: c_name(f"{self.parameters.buffers[buffer]}_pack", self._taken) for buffer in vectors.indices}
+        self._packs = {buffer: f"{name}.item[k]" for buffer, name in names.items()}
+        yield names
+        self._packs = {}
 
     def register_arrays(self, slots: int) -> list[str]:
         """The declarations of what a thread keeps of its rows."""
@@ -154,6 +169,8 @@ class Printer:
 
     def element(self, buffer: Buffer, index: Expression) -> str:
         """An element of a buffer."""
+        if buffer in self._packs:
+            return self._packs[buffer]
         if buffer in self._registers:
             return f"{self._registers[buffer]}[{self.slot}]"
         place = self.index(index)
@@ -402,13 +419,11 @@ def _index_names(body: Sequence[Statement]) -> set[str]:
 def _elements(printer: Printer, step: Step) -> list[str]:
     """Every thread takes elements; a block keeps what they share."""
     if not step.in_parts:
-        head = dealt_out(printer, step, "block * BLOCK + index(threadIdx.x)", "blocks * BLOCK")
-        return [*shifted(head, 1), *printer.statements(step.body, 2), INDENT + "}"]
+        return shifted(_dealt_out_elements(printer, step, "block", "blocks"), 1)
     parts = printer.index(size_expression(step.parts), TERM + 1)
     lines = [f"{INDENT}for (index part = block; part < {parts}; part += blocks) {{"]
     lines += printer.statements(declarations(step), 2)
-    head = dealt_out(printer, step, "part * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK")
-    lines += [*shifted(head, 2), *printer.statements(step.body, 3), INDENT * 2 + "}"]
+    lines += shifted(_dealt_out_elements(printer, step, "part", parts), 2)
     lines.append(f"{INDENT * 2}__syncthreads();")
     for number, partial in enumerate(step.partials):
         name, operation = printer.local(partial.register or ""), OPERATIONS[partial.operation]
@@ -421,6 +436,44 @@ def _elements(printer: Printer, step: Step) -> list[str]:
         result = f"block_reduced<{OPERATIONS[partial.operation]}, {kind}>(shared, {number})"
         lines.append(f"{INDENT * 2}if (threadIdx.x == {thread}) {target} = {result};")
     return [*lines, INDENT + "}"]
+
+
+def _dealt_out_elements(printer: Printer, step: Step, part: str, parts: str) -> list[str]:
+    """A loop over the elements that threads of one part take, one by one or as many as a vector holds."""
+    first, stride = f"{part} * BLOCK + index(threadIdx.x)", f"{parts} * BLOCK"
+    vectors = step.vectors
+    if vectors is None:
+        return [*dealt_out(printer, step, first, stride), *printer.statements(step.body, 1), "}"]
+    width = vectors.width
+    counts, decoded = decode(printer, step)
+    own = printer.local(step.loops[-1].variable)
+    whole = f"{' * '.join(counts)}"
+    lines = [f"const bool aligned = {' && '.join(f'is_aligned<{width}>({p})' for p in printer.packed(vectors))};"]
+    lines.append(f"for (index element = ({first}) * {width}; element < {whole}; element += {stride} * {width}) {{")
+    lines += shifted([*decoded[:-1], decoded[-1].replace(f"index {own} =", "index place =")], 1)
+    if len(counts) == 1:
+        lines.append(f"{INDENT}const index rest = {counts[0]} - element;")
+    rest = "rest" if len(counts) == 1 else str(width)
+    with printer.packs(vectors) as names:
+        lines += [f"{INDENT}Pack<{SUFFIXES[buffer.dtype]}, {width}> {name};" for buffer, name in names.items()]
+        moves: dict[str, list[str]] = {}
+        for kind, pairs in (("load", vectors.loaded), ("store", vectors.stored)):
+            places = [
+                (names[b], f"{printer.parameters.buffers[b]} + {printer.index(index, SUM)}") for b, index in pairs
+            ]
+            moves[kind] = [f"{INDENT}{kind}_pack({pack}, {there}, aligned, {rest});" for pack, there in places]
+        here = [f"{INDENT}{{", f"{INDENT * 2}const index {own} = place;"]
+        # The scope hides the variable of single elements.
+        lines += [*here, *shifted(moves["load"], 1), f"{INDENT}}}"] if moves["load"] else []
+        lines += ["#pragma unroll", f"{INDENT}for (int k = 0; k < {width}; ++k) {{"]
+        body = printer.statements(step.body, 2)
+        if any(re.search(rf"\b{own}\b", line) for line in body):
+            lines.append(f"{INDENT * 2}const index {own} = place + k;")
+        guard = [f"{INDENT * 2}if (k < rest) {{", *shifted(body, 1), f"{INDENT * 2}}}"]
+        lines += guard if len(counts) == 1 else body
+        lines.append(f"{INDENT}}}")
+        lines += [*here, *shifted(moves["store"], 1), f"{INDENT}}}"] if moves["store"] else []
+    return [*lines, "}"]
 
 
 def _alone(printer: Printer, step: Step) -> list[str]:

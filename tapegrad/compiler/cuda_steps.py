@@ -32,6 +32,7 @@ from tapegrad.compiler.cuda_products import (
 )
 from tapegrad.compiler.cuda_rows import HUGE, Kept, by_lanes, goes_down_columns, kept_in_registers, threads_of_row
 from tapegrad.compiler.cuda_trees import suited
+from tapegrad.compiler.cuda_vectors import Vectors, vectors_of
 from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
 from tapegrad.compiler.index_maps import add, multiply, size_expression
 from tapegrad.compiler.layout import buffers_of, symbolic_sizes, walk
@@ -132,6 +133,8 @@ class Step:
         Buffers of a row of which each thread keeps its own elements in registers.
     slots : int
         Rounds in which the threads of a row take its elements, where that is known.
+    vectors : Vectors or None
+        What a thread of an "elements" step loads and stores together.
     """
 
     name: str
@@ -150,6 +153,7 @@ class Step:
     group: int = WARP
     registers: tuple[Buffer, ...] = ()
     slots: int = 0
+    vectors: Vectors | None = None
 
     @property
     def items(self) -> tuple[Any, ...]:
@@ -210,7 +214,8 @@ class Step:
             count = per_block * sizes.evaluate(shared, symbols) * self.tiles.tile_count(symbols)
         else:
             count = sizes.evaluate(iterations(self.loops), symbols)
-        return min(max(1, -(-count // per_block)), BLOCKS)
+        each = self.vectors.width if self.vectors is not None and not self.in_parts else 1
+        return min(max(1, -(-count // (per_block * each))), BLOCKS)
 
 
 def iterations(loops: Sequence[Loop]) -> Size:
@@ -321,7 +326,8 @@ class _Kernel:
         self._route = (None, None)
 
     def _add_loops(self, loops: Sequence[Loop]) -> None:
-        self._add(Step("", "elements", (), tuple(loops), loops[-1].body))
+        vectors = vectors_of(loops, loops[-1].body)
+        self._add(Step("", "elements", (), tuple(loops), loops[-1].body, vectors=vectors))
 
     def _without_idle_stores(self, step: Step, loaded: Collection[tuple[Buffer, Expression]]) -> Step:
         """The step without stores of what no later step loads."""
@@ -419,7 +425,8 @@ class _Kernel:
         private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in own)
         in_parts = parts if partials or private else 0
         step = Step("", kind, (), tuple(loops), kept.body, partials, private, in_parts)
-        self._add(replace(step, group=group, registers=kept.buffers, slots=kept.slots))
+        vectors = vectors_of(loops, kept.body) if kind == "elements" else None
+        self._add(replace(step, group=group, registers=kept.buffers, slots=kept.slots, vectors=vectors))
         registers = [partial for partial in partials if partial.register is not None]
         if registers:
             self._combine_registers(registers, parts)

@@ -8,10 +8,24 @@ __device__ __forceinline__ void k0_take_0_step(
     const f32* __restrict__ x,
     const i64* __restrict__ rows,
     index m) {
-  for (index element = block * BLOCK + index(threadIdx.x); element < m * 10; element += blocks * BLOCK) {
+  const bool aligned = is_aligned<2>(output0) && is_aligned<2>(x);
+  for (index element = (block * BLOCK + index(threadIdx.x)) * 2; element < m * 10; element += blocks * BLOCK * 2) {
     const index i = element / 10;
-    const index j = element % 10;
-    output0[i * 10 + j] = x[index(wrapping_add(wrapping_multiply(rows[i], 10LL), i64(j)))];
+    const index place = element % 10;
+    Pack<f32, 2> output0_pack;
+    Pack<f32, 2> x_pack;
+    {
+      const index j = place;
+      load_pack(x_pack, x + index(wrapping_add(wrapping_multiply(rows[i], 10LL), i64(j))), aligned, 2);
+    }
+  #pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      output0_pack.item[k] = x_pack.item[k];
+    }
+    {
+      const index j = place;
+      store_pack(output0_pack, output0 + i * 10 + j, aligned, 2);
+    }
   }
 }
 

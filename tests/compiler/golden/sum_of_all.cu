@@ -11,8 +11,21 @@ __device__ __forceinline__ void k0_sum_0_part_step(
     index size_2) {
   for (index part = block; part < size_2; part += blocks) {
     f32 total = 0.0f;
-    for (index i = part * BLOCK + index(threadIdx.x); i < size; i += size_2 * BLOCK) {
-      total = Add::of(total, x[i]);
+    const bool aligned = is_aligned<4>(x);
+    for (index element = (part * BLOCK + index(threadIdx.x)) * 4; element < size; element += size_2 * BLOCK * 4) {
+      const index place = element;
+      const index rest = size - element;
+      Pack<f32, 4> x_pack;
+      {
+        const index i = place;
+        load_pack(x_pack, x + i, aligned, rest);
+      }
+    #pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (k < rest) {
+          total = Add::of(total, x_pack.item[k]);
+        }
+      }
     }
     __syncthreads();
     block_reduce<Add>(shared, 0, total);
@@ -36,7 +49,6 @@ __device__ __forceinline__ void k0_sum_1_part_step(
       total = Add::of(total, total_parts[part_2]);
     }
     total = warp_reduce<Add, 32>(total);
-    group_sync<32>();
     if (lane == 0) {
       total_cell[0] = total;
     }
