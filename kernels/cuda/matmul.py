@@ -48,7 +48,7 @@ def vector(dtype: np.dtype) -> int:
     return 16 // max(dtype.itemsize, 4)
 
 
-#: 8 x 8 sums a thread: 64 multiply-adds for each 4 loads of 16 bytes. It takes 155 registers, so one block fits a
+#: 8 x 8 sums a thread: 64 multiply-adds for each 4 loads of 16 bytes. It takes 168 registers, so one block fits a
 #: multiprocessor; held to the 128 of two blocks, it would spill.
 LARGE = Tiling(128, 128, 8, 32, 1)
 #: 4 x 4 sums a thread: four times as many tiles, for outputs that would not fill a GPU otherwise, and for eight bytes.
@@ -56,7 +56,7 @@ MEDIUM = Tiling(64, 64, 4, 64)
 #: Four slices of a block share a tile: outputs of a few tiles, as those of small networks are.
 SMALL = Tiling(32, 32, 4, 128)
 #: The same for outputs of at most 16 columns, or rows; with eight bytes an element it would spill.
-NARROW, LOW = Tiling(64, 16, 4, 256), Tiling(16, 64, 4, 256)
+NARROW, LOW = Tiling(64, 16, 4, 128), Tiling(16, 64, 4, 128)
 
 DEFINITIONS: dict[str, str] = {
     "multiply_add": """\
@@ -108,8 +108,14 @@ __device__ __forceinline__ void store_pack(const Pack<T, N>& pack, T* to, bool a
 // WIDTH elements along the axis that is contiguous.
 template <class T, class S, int PLACES, int TERMS, int WIDTH>
 struct Staged {
-  static constexpr int PACKS = PLACES * TERMS / 256 / WIDTH, ALONG = TERMS / WIDTH < 4 ? TERMS / WIDTH : 4;
+  static constexpr int TOTAL = PLACES * TERMS / WIDTH, PACKS = (TOTAL + 255) / 256;
+  static constexpr int ALONG = TERMS / WIDTH < 4 ? TERMS / WIDTH : 4;
   S held[PACKS][WIDTH];
+
+  // Whether there is such a pack for this thread.
+  __device__ static __forceinline__ bool has(int pack) {
+    return TOTAL % 256 == 0 || pack * 256 + int(threadIdx.x) < TOTAL;
+  }
 
   // Along terms, four lanes take neighbouring packs of a place: 64 bytes, and no more than two lanes store to a bank.
   __device__ static __forceinline__ void where(bool along_terms, int pack, int& place, int& term) {
@@ -127,6 +133,7 @@ struct Staged {
                         reinterpret_cast<unsigned long long>(source) % (WIDTH * sizeof(T)) == 0;
 #pragma unroll
     for (int pack = 0; pack < PACKS; ++pack) {
+      if (!has(pack)) continue;
       int place, term;
       where(along_terms, pack, place, term);
       const T* from = source + place * place_stride + term * term_stride;
@@ -147,6 +154,7 @@ struct Staged {
     constexpr int LINE = PLACES + WIDTH;
 #pragma unroll
     for (int pack = 0; pack < PACKS; ++pack) {
+      if (!has(pack)) continue;
       int place, term;
       where(along_terms, pack, place, term);
       if (along_terms) {
@@ -172,7 +180,7 @@ __device__ __forceinline__ void product_tile(
   constexpr int WIDTH = sizeof(S) < 4 ? 4 : 16 / int(sizeof(S)), GROUPS = OWN / WIDTH;
   constexpr int ACROSS = COLUMNS / OWN, MEMBERS = ROWS / OWN * ACROSS, SLICES = 256 / MEMBERS;
   constexpr int LEFT = ROWS + WIDTH, RIGHT = COLUMNS + WIDTH;
-  constexpr int UNROLLED = sizeof(S) == 4 && ROWS == COLUMNS ? 8 : 4;  // more would spill
+  constexpr int UNROLLED = OWN == 8 ? 8 : sizeof(S) == 8 ? 2 : 4;  // more would spill
   S* const left = static_cast<S*>(shared);
   S* const right = left + 2 * TERMS * LEFT;
   const int slice = int(threadIdx.x) / MEMBERS, member = int(threadIdx.x) % MEMBERS;
@@ -199,23 +207,30 @@ __device__ __forceinline__ void product_tile(
       next_left.fetch(a + next * a_term, a_row, a_term, rows, terms - next);
       next_right.fetch(b + next * b_term, b_column, b_term, columns, terms - next);
     }
-    const S* const rows_from = left + (stage * TERMS + slice * (TERMS / SLICES)) * LEFT + own_row;
-    const S* const columns_from = right + (stage * TERMS + slice * (TERMS / SLICES)) * RIGHT + own_column;
-#pragma unroll UNROLLED
-    for (int k = 0; k < TERMS / SLICES; ++k) {
-      Pack<S, WIDTH> row[GROUPS], column[GROUPS];
+    // Slices take terms by turns, so that few terms are few turns for all; those behind the last one are zero.
+    const int turns = (terms - first < TERMS ? int(terms - first) + SLICES - 1 : TERMS) / SLICES;
+    const S* rows_from = left + (stage * TERMS + slice) * LEFT + own_row;
+    const S* columns_from = right + (stage * TERMS + slice) * RIGHT + own_column;
+    for (int turn = 0; turn < turns; turn += UNROLLED) {
 #pragma unroll
-      for (int group = 0; group < GROUPS; ++group) {
-        row[group] = *reinterpret_cast<const Pack<S, WIDTH>*>(rows_from + k * LEFT + group * (ROWS / GROUPS));
-        column[group] = *reinterpret_cast<const Pack<S, WIDTH>*>(columns_from + k * RIGHT + group * (COLUMNS / GROUPS));
-      }
+      for (int k = 0; k < UNROLLED * SLICES; k += SLICES) {
+        Pack<S, WIDTH> row[GROUPS], column[GROUPS];
 #pragma unroll
-      for (int i = 0; i < OWN; ++i) {
+        for (int group = 0; group < GROUPS; ++group) {
+          row[group] = *reinterpret_cast<const Pack<S, WIDTH>*>(rows_from + k * LEFT + group * (ROWS / GROUPS));
+          column[group] =
+              *reinterpret_cast<const Pack<S, WIDTH>*>(columns_from + k * RIGHT + group * (COLUMNS / GROUPS));
+        }
 #pragma unroll
-        for (int j = 0; j < OWN; ++j) {
-          sums[i][j] = multiply_add(row[i / WIDTH].item[i % WIDTH], column[j / WIDTH].item[j % WIDTH], sums[i][j]);
+        for (int i = 0; i < OWN; ++i) {
+#pragma unroll
+          for (int j = 0; j < OWN; ++j) {
+            sums[i][j] = multiply_add(row[i / WIDTH].item[i % WIDTH], column[j / WIDTH].item[j % WIDTH], sums[i][j]);
+          }
         }
       }
+      rows_from += UNROLLED * SLICES * LEFT;
+      columns_from += UNROLLED * SLICES * RIGHT;
     }
     stage ^= 1;
     if (more) {
