@@ -10,7 +10,8 @@ Conventions
 * ``slice`` has ``start``, ``stop`` and ``step`` per axis, normalised: ``0 <= start <= stop``, ``step >= 1``.
 * ``pad`` is the transpose of ``slice``: zeros of ``shape`` with the input at ``start``, ``start + step``, ...
 * ``matmul`` may have a ``precision``, to which its float32 operands are rounded before they are multiplied; sums are
-  float32. "tf32" is no more than a permission: the CPU and this table multiply in float32 then.
+  float32. "tf32" is no more than a permission: the CPU and this table multiply in float32 then. Its ``dtype``, float32,
+  is there where halves are multiplied and the result is not to be rounded.
 * ``take`` picks along one axis with an integer array, ``scatter_add`` is its transpose. Indices lie in range:
   a ``checked`` node before them says so.
 """
@@ -277,6 +278,12 @@ def _second_dtype(dtypes: Sequence[np.dtype], params: Params) -> np.dtype:
     return dtypes[1]
 
 
+def _product_dtype(dtypes: Sequence[np.dtype], params: Params) -> np.dtype:
+    operands = _numeric("matmul")(dtypes, params)
+    dtype: np.dtype = params.get("dtype", operands)
+    return dtype
+
+
 def _int64(dtypes: Sequence[np.dtype], params: Params) -> np.dtype:
     return INT64
 
@@ -324,7 +331,12 @@ def _scatter_add_numpy(indices: np.ndarray, updates: np.ndarray, axis: int, leng
 
 
 def _matmul_numpy(
-    a: np.ndarray, b: np.ndarray, transpose_a: bool, transpose_b: bool, precision: str = "float32"
+    a: np.ndarray,
+    b: np.ndarray,
+    transpose_a: bool,
+    transpose_b: bool,
+    precision: str = "float32",
+    dtype: np.dtype | None = None,
 ) -> Any:
     if precision in HALF_PRECISIONS:
         a, b = (x.astype(known(precision)).astype(FLOAT32) for x in (a, b))
@@ -448,7 +460,7 @@ _ROWS = [
         "argmin", Kind.REDUCTION, 1, _reduced_axis, _int64, lambda x, axis: np.argmin(x, axis=axis, keepdims=True)
     ),
     # products
-    Primitive("matmul", Kind.PRODUCT, 2, _matmul, _numeric("matmul"), _matmul_numpy),
+    Primitive("matmul", Kind.PRODUCT, 2, _matmul, _product_dtype, _matmul_numpy),
     # indexed
     Primitive("cumsum", Kind.INDEXED, 1, _same, _numeric("cumsum"), _cumsum),
     Primitive("take", Kind.INDEXED, 2, _take, _first_dtype, _take_numpy, 0),

@@ -12,10 +12,15 @@ import pytest
 
 import tapegrad as tg
 from tapegrad import pytree
+from tapegrad.compiler import cuda_products
+from tapegrad.compiler.layout import walk
 from tapegrad.errors import DTypeError
 from tapegrad.ir import dtypes
+from tapegrad.ir.kernel import Product
 from tapegrad.models import MLP, Adam, GradScaler, cross_entropy
 from tapegrad.recording import as_dtype
+from tapegrad.runtime.gpu import CudaDevice
+from tests.cudasim.cublas import FakeCublas
 from tests.optable import FLOATS, OPERATIONS, Operation, call, sample
 from tests.test_optable import Together, arrays_of, programs
 
@@ -258,6 +263,34 @@ class TestCuda:
                 assert result.dtype == right.dtype and result.device == "cuda:0"
                 a, b = (np.asarray(value).astype(np.float64) for value in (result, right))
                 np.testing.assert_allclose(a, b, rtol=4 * ROUNDING[dtype], atol=2 * ROUNDING[dtype])
+
+    def test_products_read_halves_where_they_lie(
+        self, dtype: str, cuda: CudaDevice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cuda_products, "LIBRARY_AXIS", 16)
+        generator = np.random.default_rng(0)
+        a, b = (half(generator.standard_normal(shape), dtype) for shape in ((20, 33), (33, 24)))
+        on_gpu = [tg.Tensor(x, device="cuda") for x in (a, b)]
+        wide = [x.astype(np.float32) for x in (a, b)]
+        exact = wide[0].astype(np.float64) @ wide[1].astype(np.float64)
+        for work in (1 << 27, 1):  # a product of our own, and one of cuBLAS
+            monkeypatch.setattr(cuda_products, "LIBRARY_WORK", work)
+            multiply = tg.jit(tg.matmul)
+            result = multiply(*on_gpu)
+            assert result.dtype == as_dtype(dtype)
+            error = np.abs(result.numpy().astype(np.float64) - exact)
+            assert error.max() <= 1.01 * ROUNDING[dtype] * np.abs(exact).max()
+            kernels = multiply.program(*on_gpu).schedule.kernels
+            (product,) = (item for kernel in kernels for item in walk(kernel.body) if isinstance(item, Product))
+            assert product.a.buffer.dtype == product.b.buffer.dtype == as_dtype(dtype)
+            assert (product.out.buffer.dtype, product.precision) == (np.float32, dtype)
+            if cuda.products is not None and isinstance(library := cuda.products._library, FakeCublas):
+                # Sums of float32 over operands that are halves.
+                assert {call[-1] for call in library.products} == (set() if work > 1 else {68})
+            with tg.autocast(dtype):
+                mixed = multiply(*(tg.Tensor(x, device="cuda") for x in wide))
+            assert mixed.dtype == np.float32
+            np.testing.assert_allclose(mixed.numpy(), exact, rtol=1e-5, atol=1e-5)
 
     def test_mixed_precision_trains_as_on_the_cpu(self, dtype: str) -> None:
         np.testing.assert_allclose(losses("cuda", dtype), losses("cpu", dtype), rtol=1e-4)

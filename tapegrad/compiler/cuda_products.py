@@ -20,6 +20,7 @@ from tapegrad.compiler.index_maps import add, multiply, size_expression
 from tapegrad.compiler.layout import walk
 from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import computed
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,
@@ -193,8 +194,9 @@ class RoutedProduct:
         return replace(product, out=out, alpha=one, beta=none)
 
     def _has_library_dtype(self) -> bool:
-        buffers = (self.product.out.buffer, self.product.a.buffer, self.product.b.buffer)
-        return len({b.dtype for b in buffers}) == 1 and self.product.out.buffer.dtype.name in DATA_TYPES
+        product = self.product
+        out, a, b = (matrix.buffer.dtype for matrix in (product.out, product.a, product.b))
+        return a == b and a.name in DATA_TYPES and out == computed(a)
 
     def route(self, symbols: Mapping[Symbol, int], library: bool) -> Route:
         """The route at these sizes."""
@@ -337,7 +339,9 @@ class LibraryPlaces:
     out, a, b : tuple of int
         The offset of an operand, and its strides: of rows, columns, batch.
     rows, columns, inner, batch : int
-    dtype, precision : str
+    dtype : dtype
+        Of the operands; the output of halves is float32.
+    precision : str
     """
 
     out: tuple[int, int, int, int]
@@ -347,22 +351,24 @@ class LibraryPlaces:
     columns: int
     inner: int
     batch: int
-    dtype: str
+    dtype: np.dtype
     precision: str
 
     def call(self, addresses: Sequence[int]) -> ProductCall:
         """The call, given where the buffers of the output and the operands lie."""
-        size = np.dtype(self.dtype).itemsize
+        dtypes = (computed(self.dtype), self.dtype, self.dtype)
         out, a, b = (
-            Matrices(address + offset * size, self.dtype, row, column, batch)
-            for address, (offset, row, column, batch) in zip(addresses, (self.out, self.a, self.b), strict=True)
+            Matrices(address + offset * dtype.itemsize, dtype.name, row, column, batch)
+            for address, dtype, (offset, row, column, batch) in zip(
+                addresses, dtypes, (self.out, self.a, self.b), strict=True
+            )
         )
         return ProductCall(out, a, b, self.rows, self.columns, self.inner, self.batch, 1.0, 0.0, self.precision)
 
 
 def library_places(routed: RoutedProduct, symbols: Mapping[Symbol, int]) -> LibraryPlaces | None:
     """The call of cuBLAS at these sizes; None where it has none for operands that lie so."""
-    product, dtype = routed.product, routed.product.out.buffer.dtype
+    product, dtype = routed.product, routed.product.a.buffer.dtype
     counts = [number(loop.stop, symbols, {}) for loop in routed.batch]
     rows, columns, inner = (number(side, symbols, {}) for side in (product.rows, product.columns, product.inner))
     places: list[tuple[int, int, int, int]] = []
@@ -380,7 +386,7 @@ def library_places(routed: RoutedProduct, symbols: Mapping[Symbol, int]) -> Libr
     if max(*out, *a, *b, rows, columns, inner) >= 1 << 31:
         return None
     precision = product.precision if dtype == np.float32 else "float32"
-    return LibraryPlaces(out, a, b, rows, columns, inner, int(np.prod(counts, dtype=int)), dtype.name, precision)
+    return LibraryPlaces(out, a, b, rows, columns, inner, int(np.prod(counts, dtype=int)), dtype, precision)
 
 
 def _one_stride(steps: Sequence[int], counts: Sequence[int]) -> int | None:

@@ -16,6 +16,7 @@ from functools import cached_property
 from tapegrad.compiler.costs import KERNEL_NESTS, SMALL_NEST, typical
 from tapegrad.compiler.emit import Context, Names, identifier
 from tapegrad.compiler.groups import Group, Groups, group_values, is_reduction
+from tapegrad.compiler.halves import read_halves
 from tapegrad.compiler.index_maps import canonical, core, size_expression
 from tapegrad.compiler.kernel_graph import describe, scratch_buffers, user_lines
 from tapegrad.compiler.lower import lower_group
@@ -90,7 +91,8 @@ def schedule(graph: Graph, panels: bool = True) -> Schedule:
     graph : Graph
         A checked graph.
     panels : bool
-        Whether rows of a product may be finished while they are in a cache, as suits a CPU.
+        Whether rows of a product may be finished while they are in a cache, and operands are converted before, as suits
+        a CPU; else products stand alone and read halves where there are halves.
 
     Returns
     -------
@@ -108,7 +110,8 @@ def schedule(graph: Graph, panels: bool = True) -> Schedule:
     >>> [kernel.name for kernel in schedule(b.graph([b.emit("exp", x - top)])).kernels]
     ['k0_max_subtract_exp']
     """
-    values, groups = _grouped(unroll_thin_products(graph), panels)
+    unrolled = unroll_thin_products(graph)
+    values, groups = _grouped(unrolled if panels else read_halves(unrolled), panels)
     drop_recomputed(groups)
     tasks = [Task(position, group) for position, group in enumerate(groups.ordered())]
     task_of = {task.group: task for task in tasks if task.group is not None}

@@ -46,7 +46,7 @@ def _in_float32(exact: dict[Node, np.dtype], node: Node) -> Node | None:
             return None
         return emit("cast", emit("cast", source, dtype=FLOAT32), dtype=node.dtype)
     if not halves:
-        return _rounded_product(exact, node) if _rounds(node) else None
+        return _product(exact, node) if node.primitive == "matmul" else None
     params = node.params
     if "dtype" in params and is_half(params["dtype"]):
         params = params | {"dtype": FLOAT32}
@@ -72,13 +72,29 @@ def _widened(exact: dict[Node, np.dtype], node: Node) -> Node:
     return emit("cast", node, dtype=FLOAT32)
 
 
-def _rounded_product(exact: dict[Node, np.dtype], node: Node) -> Node | None:
-    """A product of float32 on operands that are rounded to its precision; None where they are."""
-    dtype = known(node.params["precision"])
-    assert dtype is not None
-    operands = [_rounded(exact, source, dtype) for source in node.inputs]
-    rounded = node.builder.emit("matmul", *operands, **node.params)
-    return None if rounded is node else rounded
+def _product(exact: dict[Node, np.dtype], node: Node) -> Node | None:
+    """A product of float32 on operands that are rounded to its precision, or of the precision that they have."""
+    params, operands = node.params, node.inputs
+    if _rounds(node):
+        dtype = known(params["precision"])
+        assert dtype is not None
+        operands = tuple(_rounded(exact, source, dtype) for source in operands)
+    else:
+        held = {_held(exact, source) for source in operands}
+        if len(held) == 1 and (dtype := held.pop()) is not None:
+            params = params | {"precision": dtype.name}
+    product = node.builder.emit("matmul", *operands, **params)
+    return None if product is node else product
+
+
+def _held(exact: dict[Node, np.dtype], node: Node) -> np.dtype | None:
+    """The half dtype whose numbers a float32 value is known to hold."""
+    if node.row.kind is Kind.VIEW:
+        dtypes = {_held(exact, source) for source in node.inputs}
+        return dtypes.pop() if len(dtypes) == 1 else None
+    if node.primitive == "cast" and is_half(node.inputs[0].dtype):
+        return node.inputs[0].dtype
+    return exact.get(node)
 
 
 def _rounded(exact: dict[Node, np.dtype], node: Node, dtype: np.dtype) -> Node:
@@ -86,6 +102,29 @@ def _rounded(exact: dict[Node, np.dtype], node: Node, dtype: np.dtype) -> Node:
     emit = node.builder.emit
     if node.row.kind is Kind.VIEW:
         return emit(node.primitive, *(_rounded(exact, source, dtype) for source in node.inputs), **node.params)
-    if exact.get(node) == dtype or (node.primitive == "cast" and node.inputs[0].dtype == dtype):
+    if _held(exact, node) == dtype:
         return node
     return emit("cast", emit("cast", node, dtype=dtype), dtype=FLOAT32)
+
+
+def read_halves(graph: Graph) -> Graph:
+    """Let products whose operands hold halves read them as halves, as suits a GPU; the others are as they were."""
+    return rewrite(graph, {"matmul": (_on_halves,)})
+
+
+def _on_halves(node: Node) -> Node | None:
+    dtype = known(node.params["precision"]) if _rounds(node) else None
+    if dtype is None or is_half(node.inputs[0].dtype):
+        return None
+    operands = (_narrowed(source, dtype) for source in node.inputs)
+    return node.builder.emit("matmul", *operands, **node.params, dtype=FLOAT32)
+
+
+def _narrowed(node: Node, dtype: np.dtype) -> Node:
+    """A float32 value that holds halves, as halves."""
+    emit = node.builder.emit
+    if node.row.kind is Kind.VIEW:
+        return emit(node.primitive, *(_narrowed(source, dtype) for source in node.inputs), **node.params)
+    if node.primitive == "cast" and node.inputs[0].dtype == dtype:
+        return node.inputs[0]
+    return emit("cast", node, dtype=dtype)

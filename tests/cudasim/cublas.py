@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tapegrad.ir.dtypes import dtype_of
+
 from . import cupy
 from .simulator import SimulatorError
 
@@ -28,8 +30,10 @@ STATUS_NAMES = {
     15: "CUBLAS_STATUS_NOT_SUPPORTED",
 }
 #: cudaDataType_t, and the mantissa bits that a compute type keeps of float32 operands.
-DTYPES: dict[int, Any] = {0: np.float32, 1: np.float64}
+DTYPES: dict[int, Any] = {0: np.float32, 1: np.float64, 2: np.float16, 14: dtype_of("bf16")}
 KEPT_BITS = {68: 23, 77: 10, 75: 7, 74: 10, 70: 52}
+#: The types of A, B and C that a compute type takes, of those in the documentation's table that are used.
+TAKEN = {68: [(0, 0, 0), (2, 2, 0), (14, 14, 0)], **dict.fromkeys((77, 75, 74), [(0, 0, 0)]), 70: [(1, 1, 1)]}
 SCALES = {68: np.float32, 77: np.float32, 75: np.float32, 74: np.float32, 70: np.float64}
 
 
@@ -172,8 +176,7 @@ class FakeCublas:
         shapes = [(k, m) if transa else (m, k), (n, k) if transb else (k, n), (m, n)]
         if any(leading < max(1, shape[0]) for leading, shape in zip((lda, ldb, ldc), shapes, strict=True)):
             return INVALID_VALUE
-        wanted = 1 if compute == 70 else 0
-        if compute not in KEPT_BITS or (a_type, b_type, c_type) != (wanted,) * 3:
+        if (a_type, b_type, c_type) not in TAKEN.get(compute, ()):
             return NOT_SUPPORTED
         if state.math_mode != 0 or state.atomics != 0:
             raise SimulatorError("cuBLAS: the math mode and the atomics mode are not set")
@@ -224,7 +227,9 @@ def _host(address: int, scale: type) -> Any:
 
 
 def _rounded(matrix: np.ndarray, kept: int) -> np.ndarray:
-    """Float32 numbers to the nearest with so many bits of mantissa, ties to even."""
+    """Float32 numbers to the nearest with so many bits of mantissa, ties to even; halves as they are."""
+    if matrix.dtype.itemsize == 2:
+        return matrix.astype(np.float32)
     if matrix.dtype != np.float32 or kept == 23:
         return matrix
     bits, dropped = np.ascontiguousarray(matrix).view(np.uint32), np.uint32(23 - kept)
