@@ -90,6 +90,7 @@ def epochs(
     together = 1 if rest else max(1, min(epochs, ROWS_DRAWN // count))
     parts: list[list[Any]] = []
     structure: Any = None
+    held: dict[int, Any] = {}
     done = 0
     for epoch in range(0, epochs, together):
         draws = range(first_epoch + epoch, first_epoch + min(epoch + together, epochs))
@@ -100,7 +101,7 @@ def epochs(
         for rows in runs:
             if len(rows):
                 slices = [vector[done : done + len(rows)] for vector in vectors]
-                result = _rows(step, arrays, rows, slices, not shuffle and len(orders) == 1, progress)
+                result = _rows(step, arrays, rows, slices, not shuffle and len(orders) == 1, progress, held)
                 leaves, structure = pytree.flatten(result)
                 parts.append(leaves)
                 done += len(rows)
@@ -114,8 +115,12 @@ def _rows(
     vectors: Sequence[Any],
     in_order: bool,
     progress: Progress | None,
+    held: dict[int, Any],
 ) -> Any:
-    """The results of one step for each line of ``rows``, stacked; ``in_order`` says that the rows are neighbours."""
+    """The results of one step for each line of ``rows``, stacked.
+
+    ``in_order`` says that the rows are neighbours; ``held`` keeps what was moved to another device, for all epochs.
+    """
     steps, size = rows.shape
     examples = (*(_argument(array[:size]) for array in arrays), *(_argument(vector[0]) for vector in vectors))
     leaves, structure = pytree.flatten((examples, {}))
@@ -126,12 +131,12 @@ def _rows(
             for number in range(steps)
         )
         return _one_by_one(step, specialization, calls)
-    if in_order:
+    if in_order and specialization.device == CPU:
         start, stop = int(rows[0, 0]), int(rows[-1, -1]) + 1
         batches = [array[start:stop].reshape(steps, size, *array.shape[1:]) for array in arrays]
         outputs = _run(step, specialization, [*batches, *vectors], steps, progress=progress)
     else:
-        outputs = _run(step, specialization, [*arrays, *vectors], steps, rows, len(arrays), progress)
+        outputs = _run(step, specialization, [*arrays, *vectors], steps, rows, len(arrays), progress, held)
     return specialization.finish(_last_gradients(specialization, outputs))
 
 
@@ -143,12 +148,19 @@ def _run(
     rows: np.ndarray | None = None,
     gathered: int = 0,
     progress: Progress | None = None,
+    held: dict[int, Any] | None = None,
 ) -> list[Any]:
     """The stacked outputs of steps over slices of ``arrays``, or over rows of the first ``gathered`` of them."""
     numbers = [number for number, _ in specialization.dynamic]
-    inputs = [
-        _stacked(arrays[number], argument.dtype, specialization.device) for number, argument in specialization.dynamic
-    ]
+    device = specialization.device
+    inputs: list[Any] = []
+    for number, argument in specialization.dynamic:
+        array = held.get(number) if held is not None else None
+        if array is None:
+            array = _stacked(arrays[number], argument.dtype, device)
+            if held is not None and number < gathered and device != CPU:
+                array = held[number] = placement.moved(array, device)
+        inputs.append(array)
     inputs += [read() for read in specialization.readers]
     places = {place for place, number in enumerate(numbers) if number < gathered}
     reported = 0
