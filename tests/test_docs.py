@@ -12,6 +12,7 @@ import doctest
 import io
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +62,17 @@ def identity(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=identity)
+def with_markers(page: Path) -> Any:
+    return pytest.param(page, marks=pytest.mark.simulated) if page.name == "gpu.md" else page
+
+
+@pytest.mark.parametrize("page", [with_markers(page) for page in PAGES if has_python(page)], ids=identity)
 def test_code_runs_and_prints_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = config.data_folder()
     if "mnist(" in page.read_text(encoding="utf-8") and (folder is None or not (folder / "mnist").is_dir()):
         pytest.skip("no MNIST here: put its four IDX files into $TAPEGRAD_DATA/mnist to run this page")
+    if page.name == "gpu.md":
+        stand_in_for_a_gpu(monkeypatch)
     monkeypatch.chdir(tmp_path)
     tg.manual_seed(0)
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -76,6 +83,21 @@ def test_code_runs_and_prints_what_it_says(page: Path, tmp_path: Path, monkeypat
             run_session(block, page, names)
         else:
             run_statements(block, page, names)
+
+
+def stand_in_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let "cuda" be the simulated device, and CuPy its own, for one test."""
+    from tapegrad import placement
+    from tapegrad.runtime import devices
+    from tests.cudasim import cupy
+    from tests.cudasim.device import simulated_device
+    from tests.cudasim.simulator import available
+
+    if not available():
+        pytest.skip("there is no g++ to compile CUDA C for the CPU")
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(devices._devices, "cuda:0", simulated_device())
+    monkeypatch.setattr(placement, "_process", "cpu")  # put back where the page fails before it does that itself
 
 
 def run_session(block: Block, page: Path, names: dict[str, Any]) -> None:
