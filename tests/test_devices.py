@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tapegrad as tg
-from tapegrad import pytree, tape
+from tapegrad import config, pytree, tape
 from tapegrad.errors import BoundsError, DeviceError, TracingError
 from tapegrad.models import (
     MLP,
@@ -333,6 +333,27 @@ class TestRecordingOnAGpu:
         assert here.tolist() == there.tolist() and there._entry.value is not None
         assert tapes() - before <= 2
 
+    def test_two_models_train_side_by_side(self) -> None:
+        """What is pending for one device is run with the step of an optimizer on the other."""
+        losses = []
+        for there in ("cpu", "cuda"):
+            tg.manual_seed(0)
+            models = [Linear(2, 1), Linear(2, 1).to(there)]
+            optimizers = [SGD(model.parameters(), lr=0.1) for model in models]
+            for _ in range(2):
+                totals = [model(np.ones((2, 2))).square().sum() for model in models]
+                for total, optimizer in zip(totals, optimizers, strict=True):
+                    optimizer.zero_grad()
+                    total.backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                losses += [total.item() for total in totals]
+            assert [p.grad.device for model in models for p in model.parameters() if p.grad is not None][2] in (
+                there,
+                CUDA,
+            )
+        np.testing.assert_allclose(losses[4:], losses[:4], rtol=1e-6)
+
     def test_the_default_device_runs_what_names_none(self) -> None:
         assert tg.exp(np.zeros(2)).device == "cpu"
         with tg.default_device("cuda"):
@@ -472,6 +493,39 @@ def forbidden(device: CudaDevice, name: str, error: Exception | None = None) -> 
         yield
     finally:
         delattr(device, name)
+
+
+class TestNumbers:
+    def test_a_long_tape_of_numbers_runs_on_the_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(config, "recorded_numbers", 20)
+        results = []
+        for device in ("cpu", "cuda"):
+            x = tg.Tensor(1.5, device=device, requires_grad=True)
+            y = x
+            for _ in range(12):
+                y = y * x + 1
+            y.backward()
+            assert x.grad is not None and y.device == x.grad.device == x.device
+            results.append((y.item(), x.grad.item()))
+        assert results[0] == results[1]
+
+    def test_a_learning_rate_given_to_a_step_can_be_read_and_set(self) -> None:
+        model = Linear(2, 1).to("cuda")
+        optimizer = SGD(model.parameters(), lr=0.1)
+
+        @tg.jit
+        def step(x: Any, lr: Any) -> None:
+            optimizer.lr = lr
+            optimizer.zero_grad()
+            model(x).sum().backward()
+            optimizer.step()
+
+        x = np.ones((2, 2), np.float32)
+        for rate in (0.5, 0.25):
+            step(x, rate)
+            assert optimizer.lr == rate
+        optimizer.lr = 0.125
+        assert optimizer.state_dict()["lr"] == optimizer.lr == 0.125
 
 
 class TestJit:
