@@ -89,7 +89,7 @@ class CudaFrame:
         used, addresses = self._inputs.place(inputs, range(len(inputs)))
         given = self._given_outputs(outputs)
         key: Key = ("run", binding.shapes, tuple(addresses))
-        if self._comes_again(key) and binding.launches:
+        if self._program.mode != "launches" and self._comes_again(key) and binding.launches:
             places = self._own_outputs(used)
             # A graph that is there needs no launches.
             calls = [] if self._graphs.get((*key, 1)) is not None else self._calls(used, places)

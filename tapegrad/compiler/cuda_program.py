@@ -388,7 +388,7 @@ class CudaProgram:
     def memory_table(self, symbols: Mapping[Symbol, int]) -> str:
         """The memory plan as text, one line a buffer, with the lower bound that lifetimes give."""
         symbols = self.layout.all_symbols(symbols)
-        return memory_table(self._arena_buffers(symbols), symbols, alignment=ALIGNMENT, page=0)
+        return memory_table(self._arena_buffers(symbols), symbols, ALIGNMENT, 0, "launches")
 
     def save(self, path: str | Path) -> None:
         """Write the source to a file."""

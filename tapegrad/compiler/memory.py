@@ -142,9 +142,13 @@ def _alive(buffers: Sequence[BufferUse], amounts: Sequence[int]) -> list[int]:
 
 
 def memory_table(
-    buffers: Sequence[BufferUse], symbols: Mapping[Symbol, int], alignment: int = ALIGNMENT, page: int = PAGE
+    buffers: Sequence[BufferUse],
+    symbols: Mapping[Symbol, int],
+    alignment: int = ALIGNMENT,
+    page: int = PAGE,
+    users: str = "kernels",
 ) -> str:
-    """The plan as text, one line a buffer by offset, for people.
+    """The plan as text, one line a buffer by offset, for people; ``users`` is what the positions of uses count.
 
     Examples
     --------
@@ -155,10 +159,10 @@ def memory_table(
     arena 448 bytes, lower bound 448 bytes
     """
     plan = plan_memory(buffers, symbols, alignment, page)
-    lines = [f"{'offset':>10} {'bytes':>10}  kernels  buffer"]
+    lines = [f"{'offset':>10} {'bytes':>10}  {users}  buffer"]
     for offset, buffer in sorted(zip(plan.offsets, buffers, strict=True), key=lambda pair: pair[0]):
         span = f"{buffer.first}-{buffer.last}" if buffer.first != buffer.last else str(buffer.first)
         what = f"{buffer.name}: {buffer.dtype}[{buffer.size}]" + (" (scratch)" if buffer.role == "scratch" else "")
-        lines.append(f"{offset:>10} {buffer_bytes(buffer, symbols, alignment):>10}  {span:<7}  {what}")
+        lines.append(f"{offset:>10} {buffer_bytes(buffer, symbols, alignment):>10}  {span:<{len(users)}}  {what}")
     lines.append(f"arena {plan.arena_bytes} bytes, lower bound {plan.lower_bound} bytes")
     return "\n".join(lines)
