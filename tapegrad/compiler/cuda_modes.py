@@ -13,9 +13,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tapegrad.compiler.chunks import extent
+from tapegrad.compiler.cuda_launches import kernel_launches
 from tapegrad.compiler.cuda_near import near_product
 from tapegrad.compiler.cuda_persistent import Launch, PersistentKernel, PersistentProgram, Placement
-from tapegrad.compiler.cuda_phases import warp_steps
+from tapegrad.compiler.cuda_phases import grid_steps, warp_steps
 from tapegrad.compiler.cuda_steps import BLOCK, WARP, Step, iterations
 from tapegrad.compiler.layout import walk
 from tapegrad.ir import sizes
@@ -54,6 +55,10 @@ class Costs:
         Bytes that one multiprocessor gets from the second-level cache.
     cycle : float
         Of a multiprocessor, for what is counted in cycles.
+    library_rate : float
+        Operations of all multiprocessors in cuBLAS, of some hundreds of rows and columns in float32.
+    margin : float
+        How much sooner than a graph a persistent kernel has to be done, for it has to be compiled first.
     """
 
     launch: float = 4e-6
@@ -66,6 +71,8 @@ class Costs:
     far_operation: float = 5e-8
     block_bandwidth: float = 6e10
     cycle: float = 6e-10
+    library_rate: float = 3e13
+    margin: float = 1.2
 
 
 COSTS = Costs()
@@ -127,8 +134,9 @@ def step_seconds(
     each = costs.thread_operation if near else costs.far_operation
     if step.tiles is not None:
         tiles = step.tiles
-        inner = _evaluated(tiles.inner, symbols)
-        count = tiles.tile_count(symbols) * sizes.evaluate(iterations(step.loops), symbols)
+        parts = sizes.evaluate(tiles.parts, symbols)
+        inner = -(-_evaluated(tiles.inner, symbols) // parts)
+        count = parts * tiles.tile_count(symbols) * sizes.evaluate(iterations(step.loops), symbols)
         rounds = -(-count // blocks)
         # A tile is worked on whole, also where the product ends within it.
         work = 2 * tiles.tiling.rows * tiles.tiling.columns * inner * rounds / costs.block_rate
@@ -150,13 +158,23 @@ def _evaluated(expression: Any, symbols: Mapping[Symbol, int]) -> int:
     return sizes.evaluate(size, symbols)
 
 
-def graph_seconds(program: PersistentProgram, symbols: Mapping[Symbol, int], processors: int) -> float:
-    """The time of a step as a graph: every step of a kernel is a node, and so are two that move the batch."""
+def graph_seconds(schedule: Schedule, symbols: Mapping[Symbol, int], processors: int, library: bool = False) -> float:
+    """The time of a step as a graph: every launch of a kernel is a node, and so are two that move the batch.
+
+    ``library`` says whether cuBLAS is there, which takes large products.
+    """
     total = 2 * COSTS.node
-    for group in program.phases.groups:
-        for item in group:
-            blocks = min(item.step.blocks(symbols), processors)
-            total += COSTS.node + step_seconds(item.step, symbols, blocks, BLOCK, False)
+    for kernel in schedule.kernels:
+        for step in kernel_launches(kernel):
+            if not step.runs(symbols, library):
+                continue
+            total += COSTS.node
+            for number, inner in enumerate(step.steps or (step,)):
+                blocks = min(inner.blocks(symbols), processors) if number == 0 else 1
+                if inner.kind == "library":
+                    total += sizes.evaluate(kernel.flops, symbols) / COSTS.library_rate
+                else:
+                    total += step_seconds(inner, symbols, blocks, BLOCK, False)
     return total
 
 
@@ -256,7 +274,8 @@ class Loops:
         self._block = PersistentProgram(schedule, "block", scanned, gathered)
         in_warp = warp_steps(schedule)
         self._warp = PersistentProgram(schedule, "block", scanned, gathered, in_warp) if in_warp else None
-        self._grid = PersistentProgram(schedule, "grid", scanned, gathered)
+        self._schedule, self._feeds = schedule, (scanned, gathered)
+        self._grid: PersistentProgram | None = None
         self._chosen: PersistentProgram | None = None
         self._variants: dict[str, list[_Variant]] = {"block": [], "grid": []}
         self._bound: dict[tuple[str, tuple[tuple[Symbol, int], ...]], BoundLoop] = {}
@@ -265,21 +284,28 @@ class Loops:
     def _processors(self) -> int:
         return self._device.limits.multiprocessors
 
+    def _asks_library(self, symbols: Mapping[Symbol, int]) -> bool:
+        """Whether any product is one for cuBLAS, which is not loaded where none is."""
+        steps = (step for kernel in self._schedule.kernels for step in kernel_launches(kernel))
+        return any(step.kind == "library" and step.runs(symbols, True) for step in steps)
+
     def choose(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> Choice:
         """The mode for these sizes."""
         if forced is not None:
             return Choice(forced, {}, "as asked for")
         limit = self._device.limits.shared_bytes
         values = self._block.values(symbols)
-        seconds: dict[CudaMode, float] = {"graph": graph_seconds(self._block, values, self._processors)}
+        library = self._asks_library(values) and self._device.products is not None
+        graph = graph_seconds(self._schedule, values, self._processors, library)
+        seconds: dict[CudaMode, float] = {"graph": graph}
         inside = self._block.inside(values, limit)
         seconds["block"] = persistent_seconds(self._block, values, inside, 1)
         if self._warp is not None:
             seconds["block"] = min(seconds["block"], persistent_seconds(self._warp, values, inside, 1))
         if self._device.limits.cooperative:
-            blocks = self._grid.blocks(values, self._processors)
-            seconds["grid"] = persistent_seconds(self._grid, values, (), blocks)
-        best = min(seconds, key=lambda mode: seconds[mode])
+            grid = self._in_grid(values)
+            seconds["grid"] = persistent_seconds(grid, values, (), grid.blocks(values, self._processors))
+        best = min(seconds, key=lambda mode: seconds[mode] * (1.0 if mode == "graph" else COSTS.margin))
         return Choice(best, seconds, "estimated to be the fastest")
 
     def describe(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> str:
@@ -300,11 +326,18 @@ class Loops:
             lines.append(f"in global memory: {', '.join(far)}")
         return "\n".join(lines)
 
+    def _in_grid(self, values: Mapping[Symbol, int]) -> PersistentProgram:
+        """The steps for a grid, with the routes of products that suit the first sizes."""
+        if self._grid is None:
+            steps = grid_steps(self._schedule, values)
+            self._grid = PersistentProgram(self._schedule, "grid", *self._feeds, steps)
+        return self._grid
+
     def _program(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> tuple[PersistentProgram, dict[Symbol, int]]:
         """The steps of a mode, and the values of all symbols; a mode keeps to what its first kernel was made of."""
         values = self._block.values(symbols)
         if mode == "grid":
-            return self._grid, values
+            return self._in_grid(values), values
         if self._chosen is None:
             inside = self._block.inside(values, self._device.limits.shared_bytes)
             programs = [self._block, *([self._warp] if self._warp is not None else [])]

@@ -8,13 +8,19 @@ other run side by side, and one barrier serves several kernels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from tapegrad.compiler.chunks import evaluated, extent
+from tapegrad.compiler.cuda_products import Route
 from tapegrad.compiler.cuda_source import Parameters, step_function, step_parameters
-from tapegrad.compiler.cuda_steps import Step, kernel_steps
+from tapegrad.compiler.cuda_steps import WARP, Step, iterations, kernel_steps
 from tapegrad.compiler.cuda_warps import warp_function, warp_step
-from tapegrad.ir.kernel import Kernel, Schedule
+from tapegrad.ir.kernel import Accumulate, AccumulateInto, Declare, Kernel, Let, Loop, Schedule, Store
+from tapegrad.ir.sizes import Symbol
+
+#: What a size that is known only at run time counts as in a small program, and terms that one thread adds up.
+TYPICAL_ROWS, FEW_TERMS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,32 @@ def warp_steps(schedule: Schedule) -> list[PhaseStep] | None:
 
 
 def block_steps(schedule: Schedule) -> list[PhaseStep]:
-    """The steps of a program's kernels, for blocks of any size."""
-    return [
-        PhaseStep(kernel, step, step_parameters(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)
-    ]
+    """The steps of a program's kernels, for one block."""
+    steps = [(kernel, _by_threads(step)) for kernel in schedule.kernels for step in kernel_steps(kernel)]
+    return [PhaseStep(kernel, step, step_parameters(step)) for kernel, step in steps]
+
+
+def grid_steps(schedule: Schedule, symbols: Mapping[Symbol, int]) -> list[PhaseStep]:
+    """The steps of a program's kernels, for many blocks: those that share the terms of few tiles at these sizes do."""
+    routes: tuple[Route, ...] = ("direct", "split")
+    steps = [(kernel, step) for kernel in schedule.kernels for step in kernel_steps(kernel, routes)]
+    return [PhaseStep(kernel, step, step_parameters(step)) for kernel, step in steps if step.runs(symbols)]
+
+
+def _by_threads(step: Step) -> Step:
+    """Few terms for many places: a thread adds them up sooner than the lanes of a warp meet."""
+    loops = [statement for statement in step.body if isinstance(statement, Loop)]
+    is_sum = all(
+        isinstance(statement, (Declare, Let, AccumulateInto, Store))
+        or (isinstance(statement, Loop) and all(isinstance(inner, (Let, Accumulate)) for inner in statement.body))
+        for statement in step.body
+    )
+    if step.kind != "rows" or step.in_parts or step.registers or not is_sum or len(loops) != 1:
+        return step
+    terms = extent(loops[0].stop)
+    places = iterations(step.loops)
+    few = terms is not None and evaluated(terms, TYPICAL_ROWS) <= FEW_TERMS
+    return replace(step, kind="elements") if few and evaluated(places, TYPICAL_ROWS) >= WARP // 4 else step
 
 
 def program_phases(schedule: Schedule, steps: Sequence[PhaseStep]) -> Phases:

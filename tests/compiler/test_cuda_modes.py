@@ -23,7 +23,7 @@ from tests.benchmarks.workloads import Workload
 from tests.compiler.test_cuda_training import training, training_of
 
 LIMITS = SimpleNamespace(shared_bytes=227 << 10, multiprocessors=132, cooperative=True)
-HOPPER = cast(Any, SimpleNamespace(limits=LIMITS))
+HOPPER = cast(Any, SimpleNamespace(limits=LIMITS, products=object()))
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ CASES = {
     "xor": Case(Workload("xor", (2, 3, 3, 1), "tanh", "sse", 4, 0.1, steps=2), "block"),
     "quadrants": Case(Workload("quadrants", (2, 64, 64, 2), "relu", "cross_entropy", 32, 0.1, steps=2), "block"),
     "digits": Case(Workload("digits", (64, 100, 10), "relu", "cross_entropy", 32, 0.1, steps=2), "block"),
+    "wide": Case(Workload("wide", (512, 2048, 10), "relu", "cross_entropy", 2048, 0.1, steps=2), "graph"),
     "mnist": Case(Workload("mnist", (784, 128, 10), "relu", "cross_entropy", 64, 0.1, steps=2), "grid"),
 }
 
