@@ -69,19 +69,20 @@ def vectors_of(loops: Sequence[Loop], body: Sequence[Statement]) -> Vectors | No
     written = {item.buffer for item in items if isinstance(item, Store)}
     loads = [item for item in dict.fromkeys(i for i in items if isinstance(i, Load)) if item not in guarded]
     candidates = [load.buffer for load in loads if len(accesses[load.buffer]) == 1] + list(stores)
-    largest = max((buffer.dtype.itemsize for buffer in candidates), default=BYTES)
-    width = BYTES // largest
-    if width < 2:
-        return None
+    own = loops[-1].variable
+    neighbours = [buffer.dtype.itemsize for buffer in candidates if any(stride(i, own) == 1 for i in accesses[buffer])]
+    width = BYTES // max(neighbours, default=BYTES)
     last = extent(loops[-1].stop)
-    if len(loops) > 1 and not (isinstance(last, int) and last % width == 0):
+    while len(loops) > 1 and width > 1 and not (isinstance(last, int) and last % width == 0):
+        width //= 2
+    if width < 2:
         return None
     names = {loop.variable for loop in loops}
 
     def is_pack(buffer: Buffer, index: Expression) -> bool:
-        if len(accesses[buffer]) > 1 or stride(index, loops[-1].variable) != 1:
+        if len(accesses[buffer]) > 1 or stride(index, own) != 1:
             return False
-        return _variables(index) <= names and _is_multiple(index, loops[-1].variable, width)
+        return _variables(index) <= names and _is_multiple(index, own, width)
 
     fixed = {item.buffer for item in guarded if isinstance(item, Store)}
     stored = tuple((b, i) for b, i in stores.items() if b not in fixed and is_pack(b, i))

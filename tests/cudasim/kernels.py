@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,13 @@ def run_kernels(
     checked: bool = True,
     split: Split = kernel_launches,
     index: str | None = None,
+    edit: Callable[[str], str] = str,
 ) -> int:
     """Run kernels on buffers, launch after launch; buffers that are missing are made; returns the status."""
     status = np.zeros(STATUS_WORDS, np.int32)
     index = index or index_type(kernels, symbols)
     integer = np.int32 if index == "int" else np.int64
-    module = compile_module(cuda_source(kernels, split, index), checked)
+    module = compile_module(edit(cuda_source(kernels, split, index)), checked)
     for kernel in kernels:
         for step in split(kernel):
             if not step.runs(symbols):
@@ -72,12 +74,14 @@ def run_schedule(
     checked: bool = True,
     split: Split = kernel_launches,
     index: str | None = None,
+    edit: Callable[[str], str] = str,
 ) -> tuple[list[np.ndarray], int]:
     """The outputs of a whole schedule, and its status."""
     symbols = schedule.graph.bind([array.shape for array in arrays])
     assert symbols is not None
     memory = {b: np.array(a, dtype=b.dtype).reshape(-1) for b, a in zip(schedule.inputs, arrays, strict=True)}
-    status = run_kernels(schedule.kernels, memory, symbols, order=order, checked=checked, split=split, index=index)
+    how: Any = {"order": order, "checked": checked, "split": split, "index": index, "edit": edit}
+    status = run_kernels(schedule.kernels, memory, symbols, **how)
     return _shaped(schedule.outputs, schedule.graph, memory, symbols), status
 
 

@@ -9,10 +9,26 @@ __device__ __forceinline__ void k0_add_0_step(
     const f32* __restrict__ w,
     const f32* __restrict__ b,
     index n) {
-  for (index element = block * BLOCK + index(threadIdx.x); element < n * 10; element += blocks * BLOCK) {
+  const bool aligned = is_aligned<2>(output0) && is_aligned<2>(x) && is_aligned<2>(w);
+  for (index element = (block * BLOCK + index(threadIdx.x)) * 2; element < n * 10; element += blocks * BLOCK * 2) {
     const index i = element / 10;
-    const index j = element % 10;
-    output0[i * 10 + j] = x[i * 10 + j] * w[j] + b[i];
+    const index place = element % 10;
+    Pack<f32, 2> output0_pack;
+    Pack<f32, 2> x_pack;
+    Pack<f32, 2> w_pack;
+    {
+      const index j = place;
+      load_pack(x_pack, x + i * 10 + j, aligned, 2);
+      load_pack(w_pack, w + j, aligned, 2);
+    }
+  #pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      output0_pack.item[k] = x_pack.item[k] * w_pack.item[k] + b[i];
+    }
+    {
+      const index j = place;
+      store_pack(output0_pack, output0 + i * 10 + j, aligned, 2);
+    }
   }
 }
 
