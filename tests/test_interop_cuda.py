@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,16 @@ from tapegrad.errors import DeviceError, DTypeError, ExchangeError, TracingError
 from tapegrad.models import SGD, Linear, mse_loss
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.gpu import CudaDevice
-from tests.cudasim import cupy_exchange
+from tests.cudasim import cupy, cupy_exchange
 
 only_simulated = pytest.mark.parametrize("cuda", ["simulated"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _headers() -> Iterator[None]:
+    """CuPy's own kernels, which the user's code here runs, want CUDA's headers."""
+    with cupy.changed(headers=True):
+        yield
 
 
 class Shown:

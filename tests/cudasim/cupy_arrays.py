@@ -158,7 +158,7 @@ class ndarray:
             raise RuntimeError("Cannot set to non-contiguous array")
         call("copy from pageable memory")
         staged = arr if settings.reads_host_memory else arr.copy()
-        submit(lambda: self._fill(staged), self._spans(), stream)
+        self._fill(staged, stream)
 
     def __getitem__(self, index: Any) -> ndarray:
         found = self._values[index]
@@ -174,22 +174,30 @@ class ndarray:
         if isinstance(value, np.ndarray):
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         if not isinstance(value, ndarray):
-            submit(lambda: target._fill(value), target._spans())
+            target._fill(value)
             return
         if np.broadcast_shapes(value.shape, target.shape) != target.shape:
             raise ValueError(f"could not broadcast {value.shape} to {target.shape}")
 
+        if value.dtype != target.dtype:
+            raise NotImplementedError("the simulated CuPy converts no dtypes")
+        pairs = [(target._values, value._values), (target._filled, value._filled)]
+
         def work() -> None:
-            if value.dtype != target.dtype:
-                value._require()
-            target._values[...] = value._values.copy()
-            target._filled[...] = value._filled.copy() if value.dtype == target.dtype else 1
+            for to, origin in pairs:
+                to[...] = origin.copy()
 
         submit(work, (*target._spans(), *value._spans()))
 
-    def _fill(self, value: Any) -> None:
-        self._values[...] = value
-        self._filled[...] = 1
+    def _fill(self, value: Any, stream: Stream | None = None) -> None:
+        # Work that is pending keeps no array alive.
+        values, filled = self._values, self._filled
+
+        def work() -> None:
+            values[...] = value
+            filled[...] = 1
+
+        submit(work, self._spans(), stream)
 
     def fill(self, value: Any) -> None:
         """Set every element."""
@@ -229,7 +237,7 @@ def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 def zeros(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
     """A new array of zeros."""
     target = empty(shape, dtype)
-    submit(lambda: target._fill(0), target._spans())
+    target._fill(0)
     return target
 
 

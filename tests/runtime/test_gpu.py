@@ -201,10 +201,17 @@ class TestWorkRunsBehind:
         np.testing.assert_array_equal(device.to_host(y), 3 * X)
         np.testing.assert_array_equal(device.to_host(other), 0 * X)
 
+    def test_memory_is_free_before_its_work_has_run(self, device: CudaDevice) -> None:
+        before = cupy.memory.used
+        x = device.from_host(X)
+        device.copy(x, X)
+        del x
+        assert cupy.memory.used == before
+
     def test_a_stream_that_nobody_waits_for_is_behind(self, device: CudaDevice) -> None:
         x, stream = device.from_host(X), cupy.cuda.Stream(non_blocking=True)
         with stream:
-            cupy.submit(lambda: x._fill(0), x._spans())
+            x._fill(0)
         assert not stream.done and device.to_host(x)[1] == 1
         stream.synchronize()
         assert stream.done and device.to_host(x)[1] == 0
