@@ -148,7 +148,8 @@ def fit(
         raise ShapeError("fit: there are no rows to train on" if not loader.rows else "fit: there is no whole batch")
     held_out = _cast(*validation, dtype) if validation is not None else None
     device = _device(model)
-    arrays = loader.arrays if device == CPU else tuple(Tensor(array, device=device) for array in loader.arrays)
+    arrays = _placed(loader.arrays, device)
+    validated = _placed(held_out, device) if held_out is not None else ()
     history, modes = History(), [(module, module.training) for module in model.modules()]
     if step is None:
         step = training_step(model, loss, optimizer, schedule is not None)
@@ -162,7 +163,7 @@ def fit(
                 if held_out is None:
                     continue
                 model.eval()
-                _validate(evaluation, loss, held_out, history)
+                _validate(evaluation, loss, validated, held_out[1], history)
                 if history.best_epoch is None or history.validation_losses[-1] < min(history.validation_losses[:-1]):
                     history.best_epoch = epoch
                     best = model.state_dict() if early_stopping is not None else None
@@ -293,16 +294,15 @@ def _epoch(
     return float(np.average(losses.astype(np.float64), weights=trained))
 
 
-def _validate(evaluation: Jitted, loss: Loss, held_out: tuple[Array, Array], history: History) -> None:
-    """Append validation loss and accuracy."""
-    x, y = held_out
+def _validate(evaluation: Jitted, loss: Loss, held_out: Sequence[Any], y: Array, history: History) -> None:
+    """Append validation loss and accuracy; ``y`` are the targets for NumPy."""
     total, parts = 0.0, []
-    for start in _starts(len(x)):
-        batch = y[start : start + PREDICTED_ROWS]
-        value, prediction = evaluation(x[start : start + PREDICTED_ROWS], batch)
-        total += value.item() * len(batch)
+    for start in _starts(len(y)):
+        batch = [array[start : start + PREDICTED_ROWS] for array in held_out]
+        value, prediction = evaluation(*batch)
+        total += value.item() * len(batch[0])
         parts.append(np.asarray(prediction))
-    history.validation_losses.append(total / len(x))
+    history.validation_losses.append(total / len(y))
     if y.dtype.kind in "iu":
         threshold = 0.0 if loss is binary_cross_entropy_with_logits else 0.5
         history.validation_accuracies.append(accuracy(np.concatenate(parts), y, threshold))
@@ -318,6 +318,11 @@ def _starts(rows: int) -> range:
 def _device(model: Module) -> str:
     """Where a model lies."""
     return next((parameter.device for parameter in model.parameters()), CPU)
+
+
+def _placed(arrays: Sequence[Array], device: str) -> Sequence[Any]:
+    """Arrays as a step takes them again and again: on the device, where that is not the CPU."""
+    return arrays if device == CPU else [Tensor(array, device=device) for array in arrays]
 
 
 def _cast(x: ArrayLike, y: ArrayLike, dtype: np.dtype) -> tuple[Array, Array]:

@@ -604,7 +604,7 @@ class TestManySteps:
         runs = []
         for device in ("cpu", "cuda"):
             tg.manual_seed(0)
-            model = MLP(64, [10], 10).to(device)
+            model = Sequential(Linear(64, 10), BatchNorm1d(10), Tanh(), Linear(10, 10)).to(device)
             optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
             history = fit(
                 model, (x, y), cross_entropy, optimizer, epochs=2, batch_size=32, validation=(x, y), progress=False
