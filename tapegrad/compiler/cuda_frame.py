@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from tapegrad.runtime.counters import counters
 if TYPE_CHECKING:
     from tapegrad.compiler.cuda_modes import BoundLoop
     from tapegrad.compiler.cuda_program import CudaBinding, CudaProgram
+    from tapegrad.runtime.devices import CudaMode
     from tapegrad.runtime.gpu import CapturedGraph
 
 #: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
@@ -80,12 +81,14 @@ class CudaFrame:
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._previous: Key | None = None
         self._step_seconds = 0.0
+        #: How scans run at these shapes, by what they take slices and rows of.
+        self._modes: dict[Any, CudaMode] = {}
 
     # --- running
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> list[Any]:
         """Run the program once; see `CudaProgram.run`."""
-        binding = self._bind(tuple([np.shape(array) for array in inputs]))
+        binding = self._bind(tuple(map(_shape, inputs)))
         used, addresses = self._inputs.place(inputs, range(len(inputs)))
         given = self._given_outputs(outputs)
         key: Key = ("run", binding.shapes, tuple(addresses))
@@ -111,15 +114,15 @@ class CudaFrame:
     def scan(
         self,
         inputs: Sequence[Any],
-        scanned: Collection[int],
+        scanned: frozenset[int],
         steps: int,
-        gathered: Collection[int] = (),
+        gathered: frozenset[int] = frozenset(),
         rows: Any = None,
         between: Callable[[int, Sequence[Any]], None] | None = None,
     ) -> list[Any]:
         """Run many steps; see `CudaProgram.scan`."""
         rows = None if rows is None else np.ascontiguousarray(rows, np.int64)
-        shapes = [np.shape(array) for array in inputs]
+        shapes = list(map(_shape, inputs))
         for number in (*scanned, *gathered):
             self._require_slices(number, shapes[number], steps if number in scanned else None, rows)
             shapes[number] = (*(() if number in scanned else (rows.shape[1],)), *shapes[number][1:])
@@ -127,8 +130,12 @@ class CudaFrame:
         moved = sorted(scanned) + sorted(gathered)
         used, _ = self._inputs.place(inputs, [n for n in range(len(inputs)) if n not in moved])
         sources = {number: self._inputs.source(number, inputs[number]) for number in moved}
-        loops = self._program.loops(frozenset(scanned), frozenset(gathered))
-        mode = loops.choose(binding.symbols, self._program.mode).mode
+        loops = self._program.loops(scanned, gathered)
+        way = (scanned, gathered, self._program.mode)
+        mode = self._modes.get(way)
+        if mode is None:
+            # The costs of a step are estimated once for its shapes: that takes longer than a short epoch.
+            mode = self._modes[way] = loops.choose(binding.symbols, self._program.mode).mode
         for number, source in sources.items():
             used[number] = self._regions.view(("slot", number), shapes[number], source.dtype)
         results = self._own_outputs(used)
@@ -165,7 +172,7 @@ class CudaFrame:
 
     def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:
         """The time of one run of each kernel on these arrays: of a graph of many, which the host does not hold up."""
-        binding = self._bind(tuple([np.shape(array) for array in inputs]))
+        binding = self._bind(tuple(map(_shape, inputs)))
         used, _ = self._inputs.place(inputs, range(len(inputs)))
         calls = self._calls(used, self._new_outputs(used, [None] * len(binding.output_shapes)))
         seconds = []
@@ -344,6 +351,7 @@ class CudaFrame:
             )
         self._binding, self._step_seconds = binding, 0.0
         self._output_places.clear()
+        self._modes.clear()
         self._inputs.forget()
         return binding
 
@@ -535,3 +543,9 @@ class CudaFrame:
         self._device.copy(place, rows)
         counters.add("staged_copies")
         return place
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape of an input; NumPy would ask CuPy for that of a device array."""
+    shape: tuple[int, ...] = value.shape if hasattr(value, "shape") else np.shape(value)
+    return shape
