@@ -11,7 +11,7 @@ from tapegrad.compiler.layout import SUFFIXES
 from tapegrad.kernels.cuda.matmul import LARGE, LOW, MEDIUM, NARROW, SMALL, Tiling
 from tapegrad.kernels.cuda.prelude import prelude
 from tapegrad.runtime import nvrtc
-from tests.cudasim.simulator import ORDERS, Module, available, compile_module
+from tests.cudasim.simulator import ORDERS, Module, SimulatorError, available, compile_module
 
 simulated = [
     pytest.mark.simulated,
@@ -68,7 +68,8 @@ def laid_out(matrix: np.ndarray, layout: str) -> tuple[np.ndarray, int, int]:
         return np.ascontiguousarray(matrix.T).reshape(-1), 1, rows
     gap, step = {"rows": (0, 1), "gap": (1, 1), "apart": (0, 2)}[layout]
     width = (columns + gap) * step
-    flat = np.zeros(rows * width, matrix.dtype)
+    # What lies between is nobody's.
+    flat = np.full(rows * width, np.nan if matrix.dtype.kind == "f" else 1, matrix.dtype)
     flat.reshape(rows, width)[:, : columns * step : step] = matrix
     return flat, width, step
 
@@ -157,6 +158,41 @@ class TestSizes:
         shared = SMALL.shared_bytes(np.dtype(np.float32))
         module["multiply"]((1,), (256,), [c, a.reshape(-1), b.reshape(-1), *numbers], shared_bytes=shared)
         np.testing.assert_array_equal(c.reshape(40, 40), a @ b)
+
+
+#: Faults, each by what it replaces in the source and with what.
+FAULTS = {
+    "no wait for the tile before": ("__syncthreads();  // the tile before may still be in shared memory", ""),
+    "no wait for what is staged": ("__syncthreads();\n    const bool more", "const bool more"),
+    "one stage for both": ("stage ^= 1;", ""),
+    "a pack past the end": ("packed && room >= WIDTH", "packed && room > 0"),
+    "an element past the end": ("i < room ? S(from[i * step]) : S(0)", "S(from[i * step])"),
+    "what is missing is not zero": (": S(0);\n      }\n    }\n  }", ": S(1);\n      }\n    }\n  }"),
+    "packs that are not aligned": ("across % WIDTH == 0", "across > 0"),
+    "lines of another length": ("constexpr int LINE = PLACES + WIDTH;", "constexpr int LINE = PLACES;"),
+    "a slice is forgotten": ("other < SLICES; ++other", "other < SLICES - 1; ++other"),
+    "terms of one slice twice": ("k += SLICES) {", "k += SLICES + 1) {"),
+    "a turn too few": ("int(terms - first) + SLICES - 1", "int(terms - first)"),
+    "no wait for the sums of others": ("__syncthreads();\n    for (int k = int", "for (int k = int"),
+    "a sum outside the output": ("if (i < rows && j < columns)", "if (i < rows)"),
+}
+
+
+class TestFaults:
+    """Each of these faults is found: by the simulator's checks, or by the numbers."""
+
+    pytestmark = simulated
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_is_found(self, fault: str) -> None:
+        source = kernel(SMALL, "float32")
+        before, after = FAULTS[fault]
+        assert before in source
+        module = compile_module(source.replace(before, after))
+        with pytest.raises((SimulatorError, AssertionError)):
+            for sizes in ((70, 67, 103), (33, 34, 17)):
+                for layout in ("rows", "gap"):
+                    check(*multiply(module, SMALL, sizes, "float32", (layout, layout), blocks=1), sizes[2])
 
 
 @pytest.mark.nvrtc

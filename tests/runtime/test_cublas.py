@@ -16,6 +16,7 @@ import pytest
 from tapegrad.errors import DeviceError
 from tapegrad.runtime import cublas
 from tapegrad.runtime.cublas import WORKSPACE_BYTES, Address, Matrices, ProductCall, Products, stored
+from tapegrad.runtime.gpu import CudaDevice
 from tests.cudasim.cublas import FakeCublas
 from tests.cudasim.device import simulated_device
 from tests.cudasim.simulator import SimulatorError
@@ -238,23 +239,61 @@ class TestCapture:
 
 
 class TestDevice:
-    """The CUDA device's own streams, arrays and graphs."""
+    """The CUDA device's own streams, arrays and graphs: the simulated one's, and a GPU's."""
 
-    def test_a_graph_holds_a_product(self) -> None:
-        device = simulated_device()
-        a, b, c = (device.from_host(numbers((5, 5), "float32", seed)) for seed in range(3))
-        out, left, right = (Matrices(device.address(array), "float32", 5, 1) for array in (c, a, b))
-        call = ProductCall(out, left, right, 5, 5, 5, 1, 1.0, 0.0)
-        workspace = device.empty((WORKSPACE_BYTES,), np.dtype(np.uint8))
-        device.multiply(call, workspace)
-        expected = device.to_host(a) @ device.to_host(b)
-        np.testing.assert_allclose(device.to_host(c), expected, rtol=1e-6)
-        with device.capture() as graph:
-            device.multiply(call, workspace)
-        device.copy(a, 2 * device.to_host(a))
-        np.testing.assert_allclose(device.to_host(c), expected, rtol=1e-6)
+    @pytest.fixture
+    def space(self, cuda: CudaDevice) -> Any:
+        if cuda.products is None:
+            pytest.skip("cuBLAS is not installed: pip install 'tapegrad[gpu]'")
+        return cuda.empty((WORKSPACE_BYTES,), np.dtype(np.uint8))
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_every_layout(self, cuda: CudaDevice, space: Any, dtype: str, batch: int) -> None:
+        a, b = numbers((batch, 5, 9), dtype, 1), numbers((batch, 9, 7), dtype, 2)
+        before = numbers((batch, 5, 7), dtype, 3)
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        for layouts in product(("rows", "padded"), *(("rows", "transposed", "padded"),) * 2):
+            memories = [laid_out(matrix, layout) for matrix, layout in zip((before, a, b), layouts, strict=True)]
+            arrays = [cuda.from_host(memory) for memory, *_ in memories]
+            out, left, right = (
+                Matrices(cuda.address(array), dtype, row, column, stride)
+                for array, (_, stride, row, column) in zip(arrays, memories, strict=True)
+            )
+            cuda.multiply(ProductCall(out, left, right, 5, 7, 9, batch, 0.5, -2.0), space)
+            result = cuda.to_host(arrays[0])[:, :, :7]
+            np.testing.assert_allclose(result, 0.5 * (a @ b) - 2 * before, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+    def test_float32_is_float32_unless_something_else_is_asked_for(
+        self, cuda: CudaDevice, space: Any, precision: str
+    ) -> None:
+        a, b = numbers((256, 256), "float32", 1), numbers((256, 256), "float32", 2)
+        arrays = [cuda.from_host(array) for array in (np.zeros_like(a), a, b)]
+        out, left, right = (Matrices(cuda.address(array), "float32", 256, 1) for array in arrays)
+        cuda.multiply(ProductCall(out, left, right, 256, 256, 256, 1, 1.0, 0.0, precision), space)
+        exact, scale = a.astype(np.float64) @ b, np.abs(a).astype(np.float64) @ np.abs(b)
+        kept = {"float32": 23, "tf32": 10, "bfloat16": 7, "float16": 10}[precision]
+        # The factors lose up to a unit of their last bit together, if they are cut off two; additions the rest.
+        assert (np.abs(cuda.to_host(arrays[0]) - exact) / scale).max() <= 2 * 2.0**-kept + 256 * 2.0**-24
+
+    def test_a_graph_holds_a_product_and_reads_factors_on_the_device(self, cuda: CudaDevice, space: Any) -> None:
+        a, b, c = (cuda.from_host(numbers((5, 5), "float32", seed)) for seed in range(3))
+        factors = [cuda.from_host(np.array([value], np.float32)) for value in (1.0, 0.0)]
+        out, left, right = (Matrices(cuda.address(array), "float32", 5, 1) for array in (c, a, b))
+        alpha, beta = (Address(cuda.address(array)) for array in factors)
+        call = ProductCall(out, left, right, 5, 5, 5, 1, alpha, beta)
+        cuda.multiply(call, space)
+        expected = cuda.to_host(a) @ cuda.to_host(b)
+        np.testing.assert_allclose(cuda.to_host(c), expected, rtol=1e-5, atol=1e-6)
+        with cuda.capture() as graph:
+            cuda.multiply(call, space)
+        for value, array in zip((-0.5, 1.0), factors, strict=True):
+            cuda.copy(array, np.array([value], np.float32))
+        cuda.copy(a, 2 * cuda.to_host(a))
+        np.testing.assert_allclose(cuda.to_host(c), expected, rtol=1e-5, atol=1e-6)
         graph.launch()
-        np.testing.assert_allclose(device.to_host(c), 2 * expected, rtol=1e-6)
+        np.testing.assert_allclose(cuda.to_host(c), np.zeros((5, 5)), atol=1e-5)
 
     def test_a_product_past_the_end_of_an_array_is_found(self) -> None:
         device = simulated_device()
