@@ -18,7 +18,7 @@ from tapegrad.dims import Dim, as_shape, as_size
 from tapegrad.elementwise import astype
 from tapegrad.errors import OptionError, ShapeError
 from tapegrad.ir import sizes
-from tapegrad.ir.dtypes import is_floating
+from tapegrad.ir.dtypes import computed, is_floating
 from tapegrad.ir.sizes import Shape, Size
 from tapegrad.primitives import INT64, shape_text
 from tapegrad.ranges import at_least, lowest
@@ -370,7 +370,7 @@ def linspace(
         raise ShapeError(f"linspace: num must not be negative, but is {count}")
     joined = result_dtype(*(end if isinstance(end, bool | int | float) else as_tensor(end) for end in (start, stop)))
     wanted = as_dtype(dtype) if dtype is not None else joined if is_floating(joined) else config.default_dtype()
-    working = wanted if is_floating(wanted) else np.dtype(np.float64)
+    working = computed(wanted) if is_floating(wanted) else np.dtype(np.float64)
     first, last = promote(start, stop, dtype=working)
     if first.ndim or last.ndim:
         raise ShapeError(

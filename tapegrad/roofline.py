@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 
 from tapegrad.compiler.program import Program, compile_graph
+from tapegrad.ir.dtypes import computed, is_floating
 from tapegrad.ir.graph import Builder
 from tapegrad.runtime.threads import get_num_threads
 
@@ -42,7 +43,7 @@ class Roofline:
         >>> Roofline(1e9, 1e10).seconds(1000, 1000, np.dtype(np.float32))
         1e-06
         """
-        wider = dtype.itemsize / 4 if dtype.kind == "f" else 1.0
+        wider = computed(dtype).itemsize / 4 if is_floating(dtype) else 1.0
         return max(bytes / self.bytes_per_second, flops * wider / self.flops_per_second)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -14,12 +16,15 @@ import tapegrad as tg
 from tapegrad import pytree
 from tapegrad.compiler import cuda_products
 from tapegrad.compiler.layout import walk
+from tapegrad.compiler.program import compile_graph
 from tapegrad.errors import DTypeError
 from tapegrad.ir import dtypes
 from tapegrad.ir.kernel import Product
 from tapegrad.models import MLP, Adam, GradScaler, cross_entropy
 from tapegrad.recording import as_dtype
 from tapegrad.runtime.gpu import CudaDevice
+from tapegrad.runtime.interpreter import interpret
+from tests.compiler.random_graphs import SHAPES, random_graph
 from tests.cudasim.cublas import FakeCublas
 from tests.optable import FLOATS, OPERATIONS, Operation, call, sample
 from tests.test_optable import Together, arrays_of, programs
@@ -63,6 +68,23 @@ class TestMaking:
         monkeypatch.setattr(dtypes, "bfloat16", dtypes.bfloat16.__wrapped__)
         with pytest.raises(DTypeError, match="pip install ml_dtypes"):
             tg.Tensor([1.0], dtype="bfloat16")
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_spaced_numbers_are_rounded_once(self, dtype: str) -> None:
+        np.testing.assert_array_equal(tg.linspace(0, 1, 301, dtype=dtype).numpy(), half(np.linspace(0, 1, 301), dtype))
+        np.testing.assert_array_equal(tg.arange(1, 3000, 7, dtype=dtype).numpy(), half(np.arange(1, 3000, 7), dtype))
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_what_explains_a_program_knows_halves(self, dtype: str) -> None:
+        explained = str(tg.jit(lambda x: tg.exp(x) * 2.5).explain(tg.Tensor([1.0, 2.0], dtype=dtype)))
+        code = "f16" if dtype == "float16" else "bf16"
+        assert f"{code}[n]" in explained and f"pointer_{code}(" in explained
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_copies_and_pickles_keep_it(self, dtype: str) -> None:
+        x = tg.Tensor([1.0, 2.5], dtype=dtype)
+        for other in (copy.deepcopy(x), pickle.loads(pickle.dumps(x)), tg.asarray(x.numpy())):
+            assert other.dtype == x.dtype and other.tolist() == [1.0, 2.5]
 
     @pytest.mark.parametrize("dtype", HALVES)
     def test_uniform_numbers_stay_below_one_and_normal_ones_are_finite(self, dtype: str) -> None:
@@ -218,6 +240,22 @@ def test_compiled_derivatives_agree_with_the_interpreter(program: Together) -> N
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("seed", range(5))
+def test_random_graphs_agree_with_the_interpreter(seed: int, dtype: str) -> None:
+    graph = random_graph(seed, 20, as_dtype(dtype))
+    generator = np.random.default_rng(seed)
+    extents = {"n": 5, "m": 3}
+    shapes = [tuple(extents.get(str(size), size) for size in shape) for shape in SHAPES]
+    arrays = [*(half(generator.uniform(-1, 1, shape), dtype) for shape in shapes), generator.integers(0, 5, 5)]
+    wanted = interpret(graph, [array.copy() for array in arrays])
+    for result, right in zip(compile_graph(graph).run(arrays), wanted, strict=True):
+        a, b = result.astype(np.float64), right.astype(np.float64)
+        assert result.dtype == right.dtype and np.isfinite(b).all()
+        np.testing.assert_allclose(a, b, rtol=0, atol=8 * ROUNDING[dtype] * max(1.0, np.abs(b).max(initial=0.0)))
+        assert (a == b).mean() > 0.8
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_gradients_are_halves_and_near_those_of_float64(dtype: str) -> None:
     def loss(w: Any, x: Any) -> Any:
         return tg.log_softmax(tg.tanh(x @ w), axis=1)[:, 0].mean()
@@ -292,8 +330,10 @@ class TestCuda:
             assert mixed.dtype == np.float32
             np.testing.assert_allclose(mixed.numpy(), exact, rtol=1e-5, atol=1e-5)
 
-    def test_mixed_precision_trains_as_on_the_cpu(self, dtype: str) -> None:
-        np.testing.assert_allclose(losses("cuda", dtype), losses("cpu", dtype), rtol=1e-4)
+
+@pytest.mark.usefixtures("cuda")
+def test_mixed_precision_trains_on_a_gpu_as_on_the_cpu() -> None:
+    np.testing.assert_allclose(losses("cuda", "float16"), losses("cpu", "float16"), rtol=1e-4)
 
 
 def losses(device: str, dtype: str) -> list[float]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tapegrad.errors import TapegradError
 from tapegrad.ir import sizes
+from tapegrad.ir.dtypes import is_half
 from tapegrad.ir.graph import Builder, Graph, Node
 from tapegrad.ir.sizes import Shape, symbol
 from tapegrad.primitives import FLOAT64, INT64
@@ -21,10 +22,11 @@ UNARY = ("tanh", "sin", "relu", "sigmoid", "negative", "absolute")
 class Maker:
     """Emits random nodes; values stay small, so that long programs stay comparable."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dtype: np.dtype) -> None:
         self.random = np.random.default_rng(seed)
         self.b = Builder()
-        self.pool = [self.b.input(shape, FLOAT64, f"x{number}") for number, shape in enumerate(SHAPES)]
+        self.dtype = dtype
+        self.pool = [self.b.input(shape, dtype, f"x{number}") for number, shape in enumerate(SHAPES)]
         self.indices = self.b.input((N,), INT64, "indices")
 
     def any(self) -> Node:
@@ -82,7 +84,7 @@ class Maker:
         return self.b.emit("concatenate", a, a, axis=self.axis(a))
 
     def position(self, a: Node) -> Node:
-        return self.b.emit("cast", self.b.emit("argmax", a, axis=self.axis(a)), dtype=FLOAT64)
+        return self.b.emit("cast", self.b.emit("argmax", a, axis=self.axis(a)), dtype=self.dtype)
 
     def softmax(self, a: Node) -> Node:
         last = (len(a.shape) - 1,)
@@ -90,9 +92,9 @@ class Maker:
         return exponentials / self.b.emit("sum", exponentials, axes=last)
 
 
-def random_graph(seed: int, count: int) -> Graph:
+def random_graph(seed: int, count: int, dtype: np.dtype = FLOAT64) -> Graph:
     """A graph of about ``count`` operations that writes some of its inputs."""
-    maker = Maker(seed)
+    maker = Maker(seed, dtype)
     makers: list[Callable[[Node], Node]] = [
         *[maker.binary] * 7,
         *[maker.unary] * 3,
@@ -105,7 +107,8 @@ def random_graph(seed: int, count: int) -> Graph:
         maker.taken,
         maker.scanned,
         maker.joined,
-        maker.position,
+        # Among halves, neighbours of the largest are often equal to it but for one rounding.
+        *[maker.position] * (not is_half(dtype)),
         *[maker.softmax] * 2,
     ]
     for _ in range(count):
