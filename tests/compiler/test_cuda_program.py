@@ -157,6 +157,25 @@ def test_every_way_of_giving_arrays_gives_the_same(step: CudaProgram, cuda: Cuda
         np.testing.assert_array_equal(other, reference)
 
 
+def shifted(device: CudaDevice, array: np.ndarray) -> Any:
+    """A device array that begins one element behind a boundary."""
+    memory = device.from_host(np.concatenate([array.ravel()[:1], array.ravel()]) if array.size else array.ravel())
+    return memory[memory.size - array.size :].reshape(array.shape)
+
+
+@pytest.mark.parametrize("rows", [4, 64, 1000])
+def test_arrays_may_begin_at_any_element(step: CudaProgram, cuda: CudaDevice, rows: int) -> None:
+    expected = host(cuda, step.run([cuda.from_host(array) for array in batch(rows)]))
+    for _ in range(3):
+        results = host(cuda, step.run([shifted(cuda, array) for array in batch(rows)]))
+        for result, reference in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(result, reference)
+    order = np.arange(rows)[None]
+    results = host(cuda, step.scan([shifted(cuda, array) for array in batch(rows)], set(), 1, {0, 1}, order))
+    np.testing.assert_allclose(results[0][0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(results[2], expected[2], rtol=1e-6)
+
+
 def test_results_are_new_arrays_of_the_device(step: CudaProgram, cuda: CudaDevice) -> None:
     cell, kept = cuda.from_host(np.ones((1, 3), F32)), []
     for seed in range(5):
