@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tapegrad.compiler.cuda_layout import ALIGNMENT, INDEX_TYPES
+from tapegrad.compiler.cuda_outputs import Copies, Outputs
 from tapegrad.compiler.cuda_scan import BEGIN, END, Pattern
-from tapegrad.compiler.cuda_staging import PACKED_BYTES, STAGED_BYTES, Inputs, Regions, up, view
+from tapegrad.compiler.cuda_staging import Inputs, Regions, view
 from tapegrad.compiler.cuda_steps import BLOCK, BLOCKS, STATUS_WORDS
 from tapegrad.compiler.frame import NATIVE_SECONDS, busy, writing_flag
 from tapegrad.errors import DeviceError, InPlaceError, ShapeError
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 #: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
 Key = tuple[Any, ...]
 Call = Callable[[], None]
-#: Targets and sources.
-Copies = list[tuple[Any, Any]]
 #: What runs the steps from one number up to another.
 Runs = Callable[[int, int], None]
 
@@ -64,7 +63,6 @@ class CudaFrame:
         self._device = program.device
         self._array_type: Any = program.device.array_type
         self._layout = program.layout
-        self._output_dtypes = program.output_dtypes
         self._written = dict(program.graph.writes)
         self._cells = frozenset(self._written.values())
         self._first_cell = min(self._cells, default=-1)
@@ -73,11 +71,11 @@ class CudaFrame:
         self._counter = self._device.from_host(np.zeros(2, np.int64))
         self._binding: CudaBinding | None = None
         self._graphs: OrderedDict[Key, CapturedGraph | None] = OrderedDict()
-        #: Where graphs put outputs, as long as the shapes are the same; cells have None.
-        self._output_places: list[Any] = []
+        places: list[Any] = []
         # The regions know no frame, so that a frame that is dropped gives up its memory at once.
-        self._regions = Regions(self._device, (self._graphs, self._output_places))
+        self._regions = Regions(self._device, (self._graphs, places))
         self._inputs = Inputs(self._device, self._regions, [n.dtype for n in program.graph.inputs], self._cells)
+        self._outputs = Outputs(self._device, self._regions, program.output_dtypes, self._written, places)
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._previous: Key | None = None
         self._step_seconds = 0.0
@@ -90,18 +88,18 @@ class CudaFrame:
         """Run the program once; see `CudaProgram.run`."""
         binding = self._bind(tuple(map(_shape, inputs)))
         used, addresses = self._inputs.place(inputs, range(len(inputs)))
-        given = self._given_outputs(outputs)
+        given = self._outputs.given(outputs)
         key: Key = ("run", binding.shapes, tuple(addresses))
         if self._program.mode != "launches" and self._comes_again(key) and binding.launches:
-            places = self._own_outputs(used)
+            places = self._outputs.own(used)
             # A graph that is there needs no launches.
             calls = [] if self._graphs.get((*key, 1)) is not None else self._calls(used, places)
             # All memory is there before anything changes.
-            results, copies = self._taken_out(places, given)
+            results, copies = self._outputs.taken_out(places, given)
             with self._alone(used):
                 self._repeat(key, calls, 1)
         else:
-            results, copies = self._new_outputs(used, given), []
+            results, copies = self._outputs.new(used, given), []
             calls = self._calls(used, results)
             with self._alone(used):
                 self._launch(calls)
@@ -138,10 +136,10 @@ class CudaFrame:
             mode = self._modes[way] = loops.choose(binding.symbols, self._program.mode).mode
         for number, source in sources.items():
             used[number] = self._regions.view(("slot", number), shapes[number], source.dtype)
-        results = self._own_outputs(used)
+        results = self._outputs.own(used)
         stored = [number for number in range(len(results)) if number not in self._written]
-        stacked = self._stacked([results[number] for number in stored], steps)
-        unstacked, copies = self._unstacked(stacked)
+        stacked = self._outputs.stacked([results[number] for number in stored], steps)
+        unstacked, copies = self._outputs.unstacked(stacked)
         if mode in ("block", "grid"):
             arrays = [sources.get(number, array) for number, array in enumerate(used)]
             outputs = dict(zip(stored, stacked, strict=True))
@@ -174,7 +172,7 @@ class CudaFrame:
         """The time of one run of each kernel on these arrays: of a graph of many, which the host does not hold up."""
         binding = self._bind(tuple(map(_shape, inputs)))
         used, _ = self._inputs.place(inputs, range(len(inputs)))
-        calls = self._calls(used, self._new_outputs(used, [None] * len(binding.output_shapes)))
+        calls = self._calls(used, self._outputs.new(used, [None] * len(binding.output_shapes)))
         seconds = []
         for kernel in range(self._program.kernel_count):
             own = [call for call, its in zip(calls, binding.kernels, strict=True) if its == kernel]
@@ -200,7 +198,7 @@ class CudaFrame:
             self._status,
             barrier,
             inputs,
-            [outputs.get(number) for number in range(len(self._output_dtypes))],
+            [outputs.get(number) for number in range(len(self._program.output_dtypes))],
             None if rows is None else self._rows(rows),
             temporaries,
         )
@@ -350,7 +348,7 @@ class CudaFrame:
                 f"{program.name}: inputs of shapes {', '.join(map(shape_text, shapes))} do not fit {wanted}"
             )
         self._binding, self._step_seconds = binding, 0.0
-        self._output_places.clear()
+        self._outputs.bind(binding.output_shapes)
         self._modes.clear()
         self._inputs.forget()
         return binding
@@ -365,100 +363,6 @@ class CudaFrame:
             for place, offset in zip(self._layout.arena, plan.offsets, strict=True):
                 memory[place] = view(arena, offset, (counts[place],), self._layout.buffers[place].dtype)
         return memory
-
-    # --- outputs
-
-    def _given_outputs(self, outputs: Sequence[Any] | None) -> list[Any]:
-        """For each output the caller's array, or None."""
-        assert self._binding is not None
-        shapes = self._binding.output_shapes
-        given: list[Any] = [None] * len(shapes)
-        for number, array in enumerate(outputs or ()):
-            if array is None or number in self._written:
-                continue
-            shape, dtype = shapes[number], self._output_dtypes[number]
-            fits = isinstance(array, self._array_type) and array.flags.c_contiguous
-            if not fits or array.shape != shape or array.dtype != dtype:
-                raise ShapeError(
-                    f"output {number} must be a C-contiguous {type_string(shape, dtype)} on {self._device.name}, "
-                    f"not {type_string(np.shape(array), array.dtype)}"
-                )
-            given[number] = array
-        return given
-
-    def _new_outputs(self, used: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-        """Where outputs of a run go that is launched by itself."""
-        assert self._binding is not None
-        return [
-            used[self._written[number]]
-            if number in self._written
-            else given[number]
-            if given[number] is not None
-            else self._device.empty(shape, self._output_dtypes[number])
-            for number, shape in enumerate(self._binding.output_shapes)
-        ]
-
-    def _own_outputs(self, used: Sequence[Any]) -> list[Any]:
-        """Where outputs of a graph go: small ones together, large ones each to a place of its own."""
-        if not self._output_places:
-            places = self._made_places()
-            self._output_places += places
-        written = self._written
-        return [
-            used[written[number]] if number in written else place for number, place in enumerate(self._output_places)
-        ]
-
-    def _made_places(self) -> list[Any]:
-        assert self._binding is not None
-        shapes = self._binding.output_shapes
-        places: list[Any] = [None] * len(shapes)
-        small = [number for number in range(len(shapes)) if self._is_small(number)]
-        region = self._regions.get("outputs", sum(map(self._output_bytes, small)), zeros=True)
-        offset = 0
-        for number, (shape, dtype) in enumerate(zip(shapes, self._output_dtypes, strict=True)):
-            if self._is_small(number):
-                places[number] = view(region, offset, shape, dtype)
-                offset += self._output_bytes(number)
-            elif number not in self._written:
-                places[number] = self._regions.view(("output", number), shape, dtype)
-        return places
-
-    def _output_bytes(self, number: int) -> int:
-        """The bytes of an output, up to the next boundary."""
-        assert self._binding is not None
-        return up(math.prod(self._binding.output_shapes[number]) * self._output_dtypes[number].itemsize)
-
-    def _is_small(self, number: int) -> bool:
-        return number not in self._written and self._output_bytes(number) <= PACKED_BYTES
-
-    def _taken_out(self, results: Sequence[Any], given: Sequence[Any]) -> tuple[list[Any], Copies]:
-        """Arrays of their own for outputs of a graph, and what is to be copied there when it has run."""
-        arrays = list(results)
-        small = [number for number in range(len(results)) if self._is_small(number)]
-        apart = [number for number in range(len(results)) if number not in self._written and number not in small]
-        if any(given[number] is not None for number in small):
-            small, apart = [], [*small, *apart]
-        for number in apart:
-            arrays[number] = given[number]
-            if arrays[number] is None:
-                arrays[number] = self._device.empty(results[number].shape, results[number].dtype)
-        copies = [(arrays[number], results[number]) for number in apart]
-        together, further = self._together([results[number] for number in small], "outputs")
-        for number, array in zip(small, together, strict=True):
-            arrays[number] = array
-        return arrays, copies + further
-
-    def _together(self, places: Sequence[Any], name: str) -> tuple[list[Any], Copies]:
-        """New arrays for what lies one after another in a region, and the one copy that fills them."""
-        if not places:
-            return [], []
-        count = sum(up(place.nbytes) for place in places)
-        memory = self._device.empty((count,), np.dtype(np.uint8))
-        arrays, offset = [], 0
-        for place in places:
-            arrays.append(view(memory, offset, place.shape, place.dtype))
-            offset += up(place.nbytes)
-        return arrays, [(memory, self._regions.get(name, count)[:count])]
 
     def _end(self, results: list[Any], copies: Copies, status: int) -> None:
         """Outputs and cells go where the caller finds them; a failed check is raised."""
@@ -486,30 +390,6 @@ class CudaFrame:
             raise ShapeError(f"scan: input {number} has shape {shape_text(shape)} and needs {steps} slices")
         if steps is None and (not shape or (rows.size and not 0 <= rows.min() <= rows.max() < shape[0])):
             raise ShapeError(f"scan: input {number} has shape {shape_text(shape)} and not all rows that are asked for")
-
-    def _stacked(self, places: Sequence[Any], steps: int) -> list[Any]:
-        """Where the outputs of all steps lie: small ones together in the frame, large ones in new arrays."""
-        shapes = [(steps, *place.shape) for place in places]
-        counts = [up(steps * place.nbytes) for place in places]
-        small = [count if count <= STAGED_BYTES else 0 for count in counts]
-        region = self._regions.get("stacked", sum(small), zeros=True)
-        stacked, offset = [], 0
-        for place, shape, count in zip(places, shapes, small, strict=True):
-            if count or not place.nbytes:
-                stacked.append(view(region, offset, shape, place.dtype))
-                offset += count
-            else:
-                stacked.append(self._device.empty(shape, place.dtype))
-        return stacked
-
-    def _unstacked(self, stacked: Sequence[Any]) -> tuple[list[Any], Copies]:
-        """Arrays of their own for stacked outputs, and what is to be copied there."""
-        small = [number for number, array in enumerate(stacked) if up(array.nbytes) <= STAGED_BYTES]
-        arrays = list(stacked)
-        together, copies = self._together([stacked[number] for number in small], "stacked")
-        for number, array in zip(small, together, strict=True):
-            arrays[number] = array
-        return arrays, copies
 
     def _ends(self, moves: Sequence[tuple[Any, Any]], sliced: int, gathered: int, rows: Any) -> tuple[Call, Call]:
         """The launches before and after each step, from what is moved where: slices, then rows, then outputs."""
