@@ -33,7 +33,6 @@ from tapegrad.runtime.counters import counters
 if TYPE_CHECKING:
     from tapegrad.compiler.cuda_modes import BoundLoop
     from tapegrad.compiler.cuda_program import CudaBinding, CudaProgram
-    from tapegrad.runtime.devices import CudaMode
     from tapegrad.runtime.gpu import CapturedGraph
 
 #: What a call is known by: what it does, the shapes, where its arrays lie; for a graph, how many steps it does.
@@ -79,8 +78,6 @@ class CudaFrame:
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._previous: Key | None = None
         self._step_seconds = 0.0
-        #: How scans run at these shapes, by what they take slices and rows of.
-        self._modes: dict[Any, CudaMode] = {}
 
     # --- running
 
@@ -129,11 +126,7 @@ class CudaFrame:
         used, _ = self._inputs.place(inputs, [n for n in range(len(inputs)) if n not in moved])
         sources = {number: self._inputs.source(number, inputs[number]) for number in moved}
         loops = self._program.loops(scanned, gathered)
-        way = (scanned, gathered, self._program.mode)
-        mode = self._modes.get(way)
-        if mode is None:
-            # The costs of a step are estimated once for its shapes: that takes longer than a short epoch.
-            mode = self._modes[way] = loops.choose(binding.symbols, self._program.mode).mode
+        mode = loops.mode(binding.symbols, self._program.mode)
         for number, source in sources.items():
             used[number] = self._regions.view(("slot", number), shapes[number], source.dtype)
         results = self._outputs.own(used)
@@ -349,7 +342,6 @@ class CudaFrame:
             )
         self._binding, self._step_seconds = binding, 0.0
         self._outputs.bind(binding.output_shapes)
-        self._modes.clear()
         self._inputs.forget()
         return binding
 

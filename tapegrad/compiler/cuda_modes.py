@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tapegrad.compiler.chunks import extent
-from tapegrad.compiler.cuda_launches import kernel_launches
+from tapegrad.compiler.cuda_launches import index_type, kernel_launches
 from tapegrad.compiler.cuda_near import near_product
 from tapegrad.compiler.cuda_persistent import Launch, PersistentKernel, PersistentProgram, Placement
 from tapegrad.compiler.cuda_phases import grid_steps, warp_steps
@@ -212,6 +212,21 @@ def _warp_seconds(step: Step, symbols: Mapping[Symbol, int]) -> float:
     return count * COSTS.lane_operation
 
 
+#: What a call's sizes are known by.
+_Sizes = tuple[tuple[Symbol, int], ...]
+_REMEMBERED_SIZES = 64
+
+
+def _sizes_of(symbols: Mapping[Symbol, int]) -> _Sizes:
+    return tuple(sorted(symbols.items(), key=str))
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= _REMEMBERED_SIZES:
+        known.clear()
+    known[key] = value
+
+
 # Loops of a program ----------------------------------------------------------------------------------------------
 
 
@@ -278,7 +293,10 @@ class Loops:
         self._grid: PersistentProgram | None = None
         self._chosen: PersistentProgram | None = None
         self._variants: dict[str, list[_Variant]] = {"block": [], "grid": []}
-        self._bound: dict[tuple[str, tuple[tuple[Symbol, int], ...]], BoundLoop] = {}
+        #: The mode of the sizes that came first.
+        self._first: CudaMode | None = None
+        self._modes: dict[_Sizes, CudaMode] = {}
+        self._bound: dict[tuple[str, _Sizes], BoundLoop] = {}
 
     @cached_property
     def _processors(self) -> int:
@@ -289,12 +307,37 @@ class Loops:
         steps = (step for kernel in self._schedule.kernels for step in kernel_launches(kernel))
         return any(step.kind == "library" and step.runs(symbols, True) for step in steps)
 
+    def mode(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> CudaMode:
+        """The mode of a scan: that of the sizes that came first, for other sizes compile nothing.
+
+        Where the kernel that they have made has no room for these sizes, a graph has.
+        """
+        if forced is not None:
+            return forced
+        key = _sizes_of(symbols)
+        if key not in self._modes:
+            if self._first is None:
+                self._first = self.choose(symbols, None).mode
+            mode = self._first
+            if mode in ("block", "grid") and not self._is_small(symbols):
+                mode = "graph"
+            if mode in ("block", "grid") and self._variants[mode] and not self._fitting(mode, symbols):
+                mode = "graph"
+            _remember(self._modes, key, mode)
+        return self._modes[key]
+
+    def _is_small(self, symbols: Mapping[Symbol, int]) -> bool:
+        """Whether indices are of 32 bits, as those of persistent kernels are."""
+        return index_type(self._schedule.kernels, self._block.values(symbols)) == "int"
+
     def choose(self, symbols: Mapping[Symbol, int], forced: CudaMode | None) -> Choice:
-        """The mode for these sizes."""
+        """The mode that suits these sizes."""
         if forced is not None:
             return Choice(forced, {}, "as asked for")
         limit = self._device.limits.shared_bytes
         values = self._block.values(symbols)
+        if not self._is_small(symbols):
+            return Choice("graph", {}, "for its indices need 64 bits")
         library = self._asks_library(values) and self._device.products is not None
         graph = graph_seconds(self._schedule, values, self._processors, library)
         seconds: dict[CudaMode, float] = {"graph": graph}
@@ -346,18 +389,24 @@ class Loops:
 
     def bound(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
         """The persistent kernel of a mode at these sizes."""
-        key = (mode, tuple(sorted(symbols.items(), key=str)))
+        key = (mode, _sizes_of(symbols))
         found = self._bound.get(key)
         if found is None:
-            found = self._bound[key] = self._bind(mode, symbols)
+            found = self._bind(mode, symbols)
+            _remember(self._bound, key, found)
         return found
+
+    def _fitting(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> list[_Variant]:
+        """The kernels of a mode that have room for these sizes, those with the most in shared memory first."""
+        program, values = self._program(mode, symbols)
+        needed = [(program.shared_bytes(variant.inside, values), variant) for variant in self._variants[mode]]
+        fitting = [(count, variant) for count, variant in needed if count <= self._device.limits.shared_bytes]
+        return [variant for _, variant in sorted(fitting, key=lambda pair: -pair[0])]
 
     def _bind(self, mode: CudaMode, symbols: Mapping[Symbol, int]) -> BoundLoop:
         program, values = self._program(mode, symbols)
         limit = self._device.limits.shared_bytes
-        # Another batch size compiles nothing where a kernel that exists has room for it.
-        fitting = [v for v in self._variants[mode] if program.shared_bytes(v.inside, values) <= limit]
-        variant = max(fitting, key=lambda v: program.shared_bytes(v.inside, values), default=None)
+        variant = next(iter(self._fitting(mode, symbols)), None)
         if variant is None:
             inside = program.inside(values, limit)
             kernel = program.kernel(inside, values)

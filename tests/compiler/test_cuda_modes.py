@@ -59,6 +59,23 @@ def test_the_rule_chooses_by_size(name: str) -> None:
     assert f"mode {case.mode}, estimated to be the fastest" in str(choice)
 
 
+def test_the_sizes_that_come_first_decide_for_others() -> None:
+    """A kernel for each batch size would have to be compiled."""
+    graph, schedule, captured, xs, ys = training("digits")
+    symbols = {size: graph.bind([array.shape for array in (xs[0][:size], ys[0][:size], *captured)]) for size in (33, 5)}
+    large = graph.bind([(40_000, 64), (40_000,), *(array.shape for array in captured)])
+    assert symbols[33] is not None and symbols[5] is not None and large is not None
+    loops = loops_of(graph, schedule)
+    other = loops.choose(large, None).mode
+    assert other != "block"
+    assert [loops.mode(its, None) for its in (symbols[33], symbols[5], large)] == ["block"] * 3
+    loops = loops_of(graph, schedule)
+    assert [loops.mode(its, None) for its in (large, symbols[33], symbols[5])] == [other] * 3
+    huge = graph.bind([(1 << 27, 64), (1 << 27,), *(array.shape for array in captured)])
+    assert huge is not None
+    assert str(loops.choose(huge, None)) == "mode graph, for its indices need 64 bits"
+
+
 def test_a_mode_that_is_asked_for_is_taken() -> None:
     graph, schedule, *_ = training("digits")
     for mode in CUDA_MODES:

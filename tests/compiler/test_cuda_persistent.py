@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from tapegrad.ir import sizes
 from tapegrad.ir.kernel import Buffer, Schedule
 from tests.compiler.test_cuda_training import WORKLOADS, training
 from tests.cudasim.kernels import run_schedule
-from tests.cudasim.simulator import Order, available, compile_module
+from tests.cudasim.simulator import Order, SimulatorError, available, compile_module
 
 pytestmark = [
     pytest.mark.simulated,
@@ -182,3 +183,18 @@ def test_a_small_program_runs_in_one_warp(order: Order) -> None:
 
 def test_programs_with_products_need_more_than_a_warp() -> None:
     assert warp_steps(training("digits")[1]) is None
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_without_any_of_its_barriers_threads_meet_in_memory(number: int) -> None:
+    program, inside, kernel = printed("momentum", "block", True)
+    start = kernel.source.index("++step) {")
+    pieces = kernel.source[start:].split("__syncthreads();")
+    assert len(pieces) == 5
+    before, after = ("__syncthreads();".join(part) for part in (pieces[: number + 1], pieces[number + 1 :]))
+    mutant = replace(kernel, source=kernel.source[:start] + before + after)
+    _, _, captured, xs, ys = training("momentum")
+    shapes = [array.shape for array in (xs[0], ys[0], *captured)]
+    state = [array.copy() for array in captured]
+    with pytest.raises(SimulatorError, match="race|uninitialised"):
+        run((program, inside, mutant), [xs, ys, *state], shapes, len(xs))
