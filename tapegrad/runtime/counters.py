@@ -20,7 +20,7 @@ class Counters:
     Attributes
     ----------
     compiles : int
-        Programs that LLVM compiled.
+        Programs that LLVM, or NVRTC for a GPU, compiled.
     cache_hits : int
         Programs loaded from the disk cache instead.
     calls : int
@@ -34,6 +34,10 @@ class Counters:
     frames, arenas : int
         Argument blocks, and memory for temporaries, that calls have taken from the system; calls like those before take
         none.
+    launches, graph_captures, graph_launches : int
+        On a GPU: kernels launched one by one, graphs of launches made, and launches of such graphs.
+    staged_copies : int
+        Copies of inputs to a GPU; those of small host arrays are one copy together, and none where nothing changed.
 
     Examples
     --------
