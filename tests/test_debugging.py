@@ -150,3 +150,32 @@ def test_a_program_puts_its_cells_back() -> None:
 @pytest.mark.simulated
 def test_a_program_on_a_gpu_puts_its_cells_back(cuda: CudaDevice) -> None:
     assert_puts_cells_back(compile_graph(made_of("log"), device=cuda), cuda.from_host)
+
+
+@pytest.mark.simulated
+def test_on_a_gpu_a_tape_a_jitted_step_and_a_scan_name_the_line(cuda: CudaDevice) -> None:
+    model = Linear(2, 1).to("cuda")
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    @tg.jit
+    def step(x: tg.Tensor) -> tg.Tensor:
+        loss = tg.sqrt(model(x)).sum()  # the line
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    before = {name: np.array(array) for name, array in model.state_dict().items()}
+    bad = np.stack([before["weight"].ravel() * -1e3] * 2).astype(np.float32)
+    runs: list[Callable[[], Any]] = [
+        lambda: step(bad),
+        lambda: step.scan(np.stack([bad, bad])),
+        lambda: step.epochs(bad, batch_size=1, epochs=2),
+        lambda: tg.sqrt(tg.Tensor([-1.0], device="cuda")).numpy(),  # the line
+    ]
+    for run in runs:
+        with tg.debug_nans(), pytest.raises(NanError, match="sqrt made a NaN") as caught:
+            run()
+        assert caught.value.location is not None and caught.value.location.source.endswith("# the line")
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(np.array(array), before[name])
