@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tapegrad.errors import OptionError, ShapeError
+from tapegrad.foreign import readable
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.jit import Jitted, jit
 from tapegrad.models.data.dataset import Dataset
@@ -199,7 +200,7 @@ def predict(model: Module, x: ArrayLike) -> Array:
     >>> predict(MLP(2, [3], 1), np.zeros((5, 2))).shape
     (5, 1)
     """
-    rows = np.asarray(x, model._parameter_dtype() or FLOAT32)
+    rows = np.asarray(readable(x), model._parameter_dtype() or FLOAT32)
     modes = [(module, module.training) for module in model.modules()]
     forward = jit(lambda batch: model(batch))
     try:
@@ -238,7 +239,7 @@ def accuracy(prediction: ArrayLike | Tensor, labels: ArrayLike | Tensor, thresho
     >>> accuracy([[0.1, 0.9], [0.8, 0.2]], [1, 1]), accuracy([0.9, 0.2], [1, 0])
     (0.5, 1.0)
     """
-    scores, wanted = np.asarray(prediction), np.asarray(labels)
+    scores, wanted = np.asarray(readable(prediction)), np.asarray(readable(labels))
     if scores.ndim == wanted.ndim + 1 and scores.shape[-1] > 1:
         named = scores.argmax(-1)
     elif scores.size == wanted.size:
@@ -327,7 +328,7 @@ def _placed(arrays: Sequence[Array], device: str) -> Sequence[Any]:
 
 def _cast(x: ArrayLike, y: ArrayLike, dtype: np.dtype) -> tuple[Array, Array]:
     """Examples in the dtype of the parameters; targets too, unless they are labels."""
-    examples, targets = np.asarray(x, dtype), np.asarray(y)
+    examples, targets = np.asarray(readable(x), dtype), np.asarray(readable(y))
     targets = targets.astype(dtype if is_floating(targets.dtype) else np.int64, copy=False)
     if not examples.ndim or not targets.ndim or len(examples) != len(targets) or not len(examples):
         raise ShapeError(

@@ -57,6 +57,17 @@ def adopted(value: Any, operation: str) -> Any:
     return array
 
 
+def readable(value: Any) -> Any:
+    """What NumPy can read: an array of a GPU is copied to the host, and everything else is as it is.
+
+    Examples
+    --------
+    >>> readable([1, 2])
+    [1, 2]
+    """
+    return placement.on_host(adopted(value, "a copy for NumPy")) if is_foreign(value) else value
+
+
 def type_name(value: Any) -> str:
     """The name of a value's type, with its module."""
     return f"{type(value).__module__}.{type(value).__qualname__}"

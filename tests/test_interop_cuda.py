@@ -11,7 +11,7 @@ import pytest
 
 import tapegrad as tg
 from tapegrad.errors import DeviceError, DTypeError, ExchangeError, TracingError
-from tapegrad.models import SGD, Linear, mse_loss
+from tapegrad.models import MLP, SGD, DataLoader, Linear, accuracy, cross_entropy, fit, mse_loss, predict
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.gpu import CudaDevice
 from tests.cudasim import cupy, cupy_exchange
@@ -206,6 +206,21 @@ class TestJit:
         array = given(cuda, [1, 2])
         scaled = tg.jit(static_argnames="other")(lambda x, other: x * (other is array))
         assert scaled(given(cuda, [3]), array).tolist() == [3.0]
+
+
+class TestModels:
+    def test_fit_predict_accuracy_and_loaders_take_arrays_of_cupy(self, cuda: CudaDevice) -> None:
+        x = np.random.default_rng(0).random((40, 2), np.float32)
+        y = (x[:, 0] > x[:, 1]).astype(np.int64)
+        there = cuda.cupy.asarray(x), cuda.cupy.asarray(y)
+        model = MLP(2, [8], 2, activation="relu").to("cuda")
+        optimizer = SGD(model.parameters(), lr=1.0)
+        history = fit(model, there, cross_entropy, optimizer, epochs=4, batch_size=20, progress=False)
+        assert history.losses[-1] < history.losses[0]
+        scores = predict(model, there[0])
+        np.testing.assert_array_equal(scores, predict(model, x))
+        assert accuracy(cuda.cupy.asarray(scores), there[1]) == accuracy(scores, y)
+        assert [batch.shape for batch, _ in DataLoader(*there, batch_size=32)] == [(32, 2), (8, 2)]
 
 
 class TestOut:

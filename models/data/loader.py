@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from tapegrad.errors import DTypeError, OptionError, ShapeError
+from tapegrad.foreign import readable
 from tapegrad.ir.dtypes import is_floating, known
 from tapegrad.kernels.cpu import philox
 from tapegrad.models.data.dataset import Array
@@ -110,7 +111,7 @@ class DataLoader:
 
 def _cast(array: ArrayLike, dtype: np.dtype[Any]) -> Array:
     """A contiguous array, floating as ``dtype`` and everything else as int64."""
-    values = np.asarray(array)
+    values = np.asarray(readable(array))
     if values.dtype.kind not in "fiub" and known(values.dtype) is None:
         raise DTypeError(f"DataLoader: an array of {values.dtype} holds neither numbers nor bools")
     return np.asarray(values, dtype=dtype if is_floating(values.dtype) else np.int64, order="C")

@@ -123,7 +123,8 @@ class Block:
 
     def __del__(self) -> None:
         if hasattr(self, "ptr"):
-            self._stream._enqueue(memory.free(self.ptr, self._stream.ptr))
+            with memory.lock:  # poisoned before another thread is given it
+                self._stream._enqueue(memory.free(self.ptr, self._stream.ptr))
 
 
 class MemoryPointer:

@@ -42,7 +42,7 @@ class Memory:
         self.limit = limit
         self.used = 0
         self._top = _GAP
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._free: dict[tuple[int, int], list[int]] = {}
         self._live: dict[int, int] = {}
         self._starts: list[int] = []
@@ -50,7 +50,7 @@ class Memory:
     def allocate(self, count: int, stream: int) -> int:
         """The address of a new block, perhaps one that work of the same stream has used before."""
         size = -(-max(count, 1) // ALIGNMENT) * ALIGNMENT
-        with self._lock:
+        with self.lock:
             if self.used + size > self.limit:
                 raise Exhausted(f"{size} bytes, {self.used} of {self.limit} in use")
             if self._free.get((stream, size)):
@@ -66,7 +66,7 @@ class Memory:
     def free(self, address: int, stream: int) -> Callable[[], None]:
         """Hand a block out again soon; what is returned poisons it."""
         start = address - self.base
-        with self._lock:
+        with self.lock:
             size = self._live.pop(start)
             del self._starts[bisect.bisect_left(self._starts, start)]
             self.used -= size
@@ -81,11 +81,12 @@ class Memory:
     def holds(self, address: int, count: int) -> bool:
         """Whether one block in use holds these bytes."""
         start = address - self.base
-        place = bisect.bisect_right(self._starts, start) - 1
-        if place < 0:
-            return False
-        first = self._starts[place]
-        return start + count <= first + self._live[first]
+        with self.lock:
+            place = bisect.bisect_right(self._starts, start) - 1
+            if place < 0:
+                return False
+            first = self._starts[place]
+            return start + count <= first + self._live[first]
 
     def offset(self, address: int) -> int:
         """Where an address lies in the range."""
