@@ -207,12 +207,16 @@ class CudaFrame:
         again = by_graph and self._comes_again(key)
         lengths = [count for count in GRAPH_STEPS if count * len(calls) <= GRAPH_NODES or count == 1]
 
+        def worth(count: int, left: int) -> bool:
+            """Whether a graph is there, or will be replayed: a capture takes as long as launches one by one."""
+            return again or (count > 1 and (2 * count <= left or (*key, count) in self._graphs))
+
         def run(first: int, stop: int) -> None:
             left = stop - first
             while left:
                 # What was never launched is not captured: the device loads kernels when they are first launched.
                 graphs = by_graph and (again or left < stop)
-                count = next((n for n in lengths if n <= left and (n > 1 or again)), 1) if graphs else 1
+                count = next((n for n in lengths if n <= left and worth(n, left)), 1) if graphs else 1
                 if count > 1 or again:
                     self._repeat(key, calls, count)
                 else:
@@ -266,6 +270,8 @@ class CudaFrame:
     def _remember(self, name: Key, graph: CapturedGraph | None) -> None:
         self._graphs[name] = graph
         if len(self._graphs) > GRAPHS:
+            # No graph is given up while it runs.
+            self._device.synchronize()
             self._graphs.popitem(last=False)
 
     def _comes_again(self, key: Key) -> bool:

@@ -63,6 +63,8 @@ class Regions:
     def drop(self, name: Any) -> None:
         """Give up a region, if it is there."""
         if self._regions.pop(name, None) is not None:
+            # No graph is given up while it runs.
+            self._device.synchronize()
             for container in self._pointing:
                 container.clear()
 
