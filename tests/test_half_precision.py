@@ -332,19 +332,23 @@ class TestCuda:
 
 
 @pytest.mark.usefixtures("cuda")
-def test_mixed_precision_trains_on_a_gpu_as_on_the_cpu() -> None:
-    np.testing.assert_allclose(losses("cuda", "float16"), losses("cpu", "float16"), rtol=1e-4)
+@pytest.mark.parametrize(
+    ("stored", "multiplied", "accuracy"), [("float32", "float16", 1e-4), ("bfloat16", "bfloat16", ROUNDING["bfloat16"])]
+)
+def test_networks_train_on_a_gpu_as_on_the_cpu(stored: str, multiplied: str, accuracy: float) -> None:
+    wanted = losses("cpu", stored, multiplied)
+    np.testing.assert_allclose(losses("cuda", stored, multiplied), wanted, rtol=0, atol=2 * accuracy)
 
 
-def losses(device: str, dtype: str) -> list[float]:
+def losses(device: str, stored: str, multiplied: str) -> list[float]:
     """The losses of a small network's steps, some made one by one and some in a scan."""
     tg.manual_seed(0)
-    model = MLP(20, [16], 5).to(device)
+    model = MLP(20, [16], 5).to(stored).to(device)
     optimizer, scaler = Adam(model.parameters(), lr=0.01), GradScaler(init_scale=256.0)
 
     @tg.jit
     def step(x: Any, y: Any) -> Any:
-        with tg.autocast(dtype):
+        with tg.autocast(multiplied):
             loss = cross_entropy(model(x), y)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -353,5 +357,5 @@ def losses(device: str, dtype: str) -> list[float]:
         return loss
 
     generator = np.random.default_rng(0)
-    x, y = generator.standard_normal((5, 32, 20)).astype(np.float32), generator.integers(0, 5, (5, 32))
+    x, y = generator.standard_normal((5, 32, 20)).astype(as_dtype(stored)), generator.integers(0, 5, (5, 32))
     return [*(step(x[number], y[number]).item() for number in range(2)), *step.scan(x[2:], y[2:]).tolist()]

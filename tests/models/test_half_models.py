@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tapegrad.models import (
     Module,
     accuracy,
     cross_entropy,
+    fit,
     load_weights,
     save_weights,
 )
@@ -125,3 +127,17 @@ def test_training_goes_the_way_of_float64(
     assert np.abs(losses - exact[0]).max() <= (16 if kind == "float32" else 4) * rounding
     assert abs(correct - exact[1]) <= 0.01
     assert losses[-1] < 0.3 < 2.0 < losses[0]
+
+
+def test_fit_within_autocast_rounds_the_operands_of_its_products() -> None:
+    data = digits(seed=0)
+
+    def fitted(scope: Any) -> list[float]:
+        tg.manual_seed(0)
+        model = MLP(64, [32], 10)
+        with scope:
+            return fit(model, data, cross_entropy, Adam(model.parameters()), epochs=1, progress=False).step_losses
+
+    plain, mixed, again = (fitted(scope) for scope in (nullcontext(), tg.autocast("bfloat16"), nullcontext()))
+    assert plain == again and plain != mixed
+    np.testing.assert_allclose(mixed, plain, atol=ROUNDING["bfloat16"])
