@@ -198,7 +198,7 @@ class Explanation:
         launches = self.program.launches(self._sizes)
         for number, kernel in enumerate(self.kernels):
             time = f"{1e6 * self.seconds[number]:,.2f}" if timed else "-"
-            blocks = " + ".join(str(blocks) for _, blocks in launches[kernel.name]) or "none"
+            blocks = " + ".join(str(blocks or name) for name, blocks in launches[kernel.name]) or "none"
             lines.append(
                 f"{kernel.name:<{width}}  {kernel.flops:>12,}  {kernel.bytes:>12,}  {time:>9}  {blocks:<12}  "
                 f"{kernel.title}"

@@ -339,11 +339,13 @@ class CudaProgram:
         raise GraphError(f"{self.name} has no kernel {name!r}; it has {', '.join(k.name for k in self.kernels)}")
 
     def launches(self, symbols: Mapping[Symbol, int]) -> dict[str, list[tuple[str, int]]]:
-        """For each kernel, by its name: its launches and how many blocks each has at these sizes."""
+        """For each kernel, by its name: its launches and how many blocks each has at these sizes, 0 for cuBLAS."""
         found: dict[str, list[tuple[str, int]]] = {kernel.name: [] for kernel in self.schedule.kernels}
         values = self.layout.all_symbols(symbols)
         for placed in self._steps(values):
-            found[placed.kernel.name].append((placed.step.name, placed.step.blocks(values)))
+            is_library = placed.step.kind == "library"
+            launch = ("cuBLAS", 0) if is_library else (placed.step.name, placed.step.blocks(values))
+            found[placed.kernel.name].append(launch)
         return found
 
     def kernel_seconds(self, inputs: Sequence[Any]) -> tuple[float, ...]:

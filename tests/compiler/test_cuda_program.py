@@ -584,6 +584,18 @@ def test_a_program_is_looked_into(step: CudaProgram, cuda: CudaDevice) -> None:
     assert not again.compiled_now and repr(again) == f"<program step on cuda:0: {len(step.kernels)} kernels>"
 
 
+def test_large_products_are_shown_as_calls_of_cublas(cuda: CudaDevice) -> None:
+    builder = Builder()
+    x = builder.input((N, N), F32, "x")
+    made = builder.emit("matmul", x, x, transpose_a=False, transpose_b=False)
+    program = compile_graph(builder.graph([made]), name="product", device=cuda)
+    if cuda.products is None:
+        pytest.skip("cuBLAS is not installed")
+    ((small,),) = program.launches({Symbol("n"): 20}).values()
+    ((large,),) = program.launches({Symbol("n"): 4096}).values()
+    assert small[1] > 0 and large == ("cuBLAS", 0)
+
+
 def test_kernels_are_timed_by_the_clock_of_the_device(step: CudaProgram, cuda: CudaDevice) -> None:
     given = [cuda.from_host(array) for array in batch(6)]
     before = host(cuda, given)
