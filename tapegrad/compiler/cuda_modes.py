@@ -77,6 +77,9 @@ class Costs:
 
 COSTS = Costs()
 
+#: Steps of kernels that are compiled as one function without being asked for: NVRTC takes some 50 ms for each.
+MOST_STEPS = 150
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -182,8 +185,8 @@ def persistent_seconds(
     program: PersistentProgram, symbols: Mapping[Symbol, int], inside: Collection[Buffer], blocks: int
 ) -> float:
     """The time of a step in a persistent kernel."""
-    total = 0.0
     in_block = program.mode == "block"
+    total = 0.0 if program.ends_with_barrier else -COSTS.grid_barrier
     if program.in_warp:
         return sum(_warp_seconds(item.step, symbols) for group in program.phases.groups for item in group)
     for group in program.phases.groups:
@@ -338,6 +341,8 @@ class Loops:
         values = self._block.values(symbols)
         if not self._is_small(symbols):
             return Choice("graph", {}, "for its indices need 64 bits")
+        if sum(map(len, self._block.phases.groups)) > MOST_STEPS:
+            return Choice("graph", {}, f"for more than {MOST_STEPS} steps of kernels would take long to compile as one")
         library = self._asks_library(values) and self._device.products is not None
         graph = graph_seconds(self._schedule, values, self._processors, library)
         seconds: dict[CudaMode, float] = {"graph": graph}

@@ -166,6 +166,12 @@ class PersistentProgram:
         """The groups of steps between barriers."""
         return program_phases(self.schedule, self._steps)
 
+    @cached_property
+    def ends_with_barrier(self) -> bool:
+        """Whether there is a barrier after the last group of a step; a block awaits the next batch there."""
+        slots = [buffer for buffer, feed in self.feeds.items() if feed == "gathered"]
+        return self.mode == "block" or self.phases.last_meets_first(slots)
+
     def scratch_bytes(self, inside: Collection[Buffer]) -> int:
         """Shared memory that steps use for themselves."""
         steps = (item.step for group in self.phases.groups for item in group)
@@ -489,7 +495,8 @@ class _Printer:
                 lines += fetching
             if self._in_block and number == len(phases.groups) - 1 and fetching:
                 lines.append("copies_arrived();")
-            lines.append(self._barrier)
+            if number < len(phases.groups) - 1 or program.ends_with_barrier:
+                lines.append(self._barrier)
             if number == phases.checked:
                 lines.append("const int failed = *state;")
         if phases.checked is not None and phases.commits == len(phases.groups):

@@ -8,7 +8,7 @@ other run side by side, and one barrier serves several kernels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tapegrad.compiler.chunks import evaluated, extent
@@ -16,7 +16,8 @@ from tapegrad.compiler.cuda_products import Route
 from tapegrad.compiler.cuda_source import Parameters, step_function, step_parameters
 from tapegrad.compiler.cuda_steps import WARP, Step, iterations, kernel_steps
 from tapegrad.compiler.cuda_warps import warp_function, warp_step
-from tapegrad.ir.kernel import Accumulate, AccumulateInto, Declare, Kernel, Let, Loop, Schedule, Store
+from tapegrad.compiler.layout import walk
+from tapegrad.ir.kernel import Accumulate, AccumulateInto, Buffer, Declare, Kernel, Let, Load, Loop, Schedule, Store
 from tapegrad.ir.sizes import Symbol
 
 #: What a size that is known only at run time counts as in a small program, and terms that one thread adds up.
@@ -61,6 +62,19 @@ class Phases:
     groups: tuple[tuple[PhaseStep, ...], ...]
     checked: int | None
     commits: int
+
+    def last_meets_first(self, batch: Collection[Buffer]) -> bool:
+        """Whether the last group of a step needs a barrier before the first group of the next step.
+
+        ``batch`` are the buffers that the first group fills for the step after it.
+        """
+        last, first = self.groups[-1], self.groups[0]
+        read = {buffer for item in last for buffer in item.parameters.buffers}
+        written = {buffer for item in last for buffer in item.parameters.written}
+        next_read = {buffer for item in first for buffer in item.parameters.buffers}
+        next_written = {buffer for item in first for buffer in item.parameters.written} | set(batch)
+        conflict = not (written.isdisjoint(next_read) and next_written.isdisjoint(read))
+        return conflict or len(self.groups) - 1 in (0, self.checked)
 
 
 class _Levels:
@@ -116,6 +130,29 @@ def _by_threads(step: Step) -> Step:
     return replace(step, kind="elements") if few and evaluated(places, TYPICAL_ROWS) >= WARP // 4 else step
 
 
+def _fills_late(steps: Sequence[PhaseStep], placed: Sequence[int]) -> list[int]:
+    """The levels of steps, where those that only write go to the group before the next use of what they write.
+
+    The first group of a step can then begin before the last one of the step before has ended.
+    """
+    levels = list(placed)
+    for number, item in enumerate(steps):
+        if item.parameters.written != set(item.parameters.buffers) or _reads(item):
+            continue
+        users = [
+            levels[later]
+            for later in range(number + 1, len(steps))
+            if not item.parameters.written.isdisjoint(steps[later].parameters.buffers)
+        ]
+        levels[number] = max(levels[number], min(users, default=0) - 1)
+    return levels
+
+
+def _reads(item: PhaseStep) -> bool:
+    loads = any(isinstance(part, (Load, AccumulateInto)) for part in walk(item.step.items))
+    return loads or bool(item.step.partials or item.step.private)
+
+
 def program_phases(schedule: Schedule, steps: Sequence[PhaseStep]) -> Phases:
     """The steps of a program in as few groups as what they need of each other allows.
 
@@ -148,6 +185,7 @@ def program_phases(schedule: Schedule, steps: Sequence[PhaseStep]) -> Phases:
         if item.step.checks:
             levels.note(status, True, alone, level)
         placed.append(level)
+    placed = _fills_late(steps, placed)
     count = max(placed, default=-1) + 1
     groups = tuple(
         tuple(step for step, own in zip(steps, placed, strict=True) if own == level) for level in range(count)

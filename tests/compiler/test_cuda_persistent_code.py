@@ -13,8 +13,10 @@ from tests.compiler.test_cuda_golden import GOLDEN, compare
 from tests.compiler.test_cuda_persistent import printed
 from tests.compiler.test_cuda_training import WORKLOADS, training
 
-#: Barriers of a step: as many as the longest chain of steps that need each other.
+#: Barriers of a step: as many as the longest chain of steps that need each other, less one where the last ones of a
+#: step may run beside the first ones of the next.
 BARRIERS = {"xor": 6, "digits": 7, "adam": 10, "momentum": 4}
+GRID_BARRIERS = {"xor": 5, "digits": 7, "adam": 10, "momentum": 4}
 
 
 def text_of(name: str, mode: Mode, in_warp: bool = False) -> str:
@@ -29,7 +31,7 @@ def test_barriers_of_a_step(name: str) -> None:
     groups = program_phases(kernels, block_steps(kernels)).groups
     assert len(groups) == BARRIERS[name]
     loop = text_of(name, "grid").split("++step) {")[1]
-    assert loop.count("GRID_BARRIER(barrier);") == BARRIERS[name]
+    assert loop.count("GRID_BARRIER(barrier);") == GRID_BARRIERS[name]
 
 
 def test_one_warp_needs_one_barrier_a_step() -> None:

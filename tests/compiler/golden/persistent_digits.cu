@@ -4,14 +4,14 @@ extern "C" __global__ void __launch_bounds__(256, 1) persistent(
     index stop,
     index at_holds_parts,
     index at_relu_,
-    index at_sum_,
-    index at_sum_1,
     index at_holds_cell,
     index at_subtract_,
+    index at_sum_,
     index at_total2_parts,
     index at_sum__parts,
     index at_total2_cell,
     index at_where_,
+    index at_sum_1,
     index at_sum_1_parts,
     f32* given_x0_weight,
     index at_x0_weight,
@@ -45,14 +45,14 @@ extern "C" __global__ void __launch_bounds__(256, 1) persistent(
   if (thread == 0) *state = *status;
   b1* const holds_parts = reinterpret_cast<b1*>(memory + at_holds_parts);
   f32* const relu_ = reinterpret_cast<f32*>(memory + at_relu_);
-  f32* const sum_ = reinterpret_cast<f32*>(memory + at_sum_);
-  f32* const sum_1 = reinterpret_cast<f32*>(memory + at_sum_1);
   b1* const holds_cell = reinterpret_cast<b1*>(memory + at_holds_cell);
   f32* const subtract_ = reinterpret_cast<f32*>(memory + at_subtract_);
+  f32* const sum_ = reinterpret_cast<f32*>(memory + at_sum_);
   f32* const total2_parts = reinterpret_cast<f32*>(memory + at_total2_parts);
   f32* const sum__parts = reinterpret_cast<f32*>(memory + at_sum__parts);
   f32* const total2_cell = reinterpret_cast<f32*>(memory + at_total2_cell);
   f32* const where_ = reinterpret_cast<f32*>(memory + at_where_);
+  f32* const sum_1 = reinterpret_cast<f32*>(memory + at_sum_1);
   f32* const sum_1_parts = reinterpret_cast<f32*>(memory + at_sum_1_parts);
   f32* const x0_weight = reinterpret_cast<f32*>(memory + at_x0_weight);
   copy_ahead(x0_weight, given_x0_weight, 1280, thread);
@@ -82,13 +82,12 @@ extern "C" __global__ void __launch_bounds__(256, 1) persistent(
     }
     k0_checked_0_step(0, 1, shared, state, y, holds_parts, n, size_4);
     k1_matmul_add_relu_0_step(0, 1, state, x, x0_weight, x0_bias, relu_, n);
-    k2_matmul_equal_add_max_1_step(0, 1, state, sum_);
-    k3_matmul_where_sum_multiply_1_step(0, 1, state, sum_1);
     __syncthreads();
     k0_checked_1_step(0, 1, state, holds_parts, holds_cell, size_4);
     k2_matmul_equal_add_max_0_step(0, 1, state, relu_, x2_weight, subtract_, n);
     __syncthreads();
     k0_checked_2_step(0, 1, state, holds_cell);
+    k2_matmul_equal_add_max_1_step(0, 1, state, sum_);
     k2_matmul_equal_add_max_2_step(0, 1, state, y, x2_bias, subtract_, total2_parts, sum__parts, n, size_5);
     __syncthreads();
     const int failed = *state;
@@ -99,6 +98,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) persistent(
     if (failed) break;
     k2_matmul_equal_add_max_5_step(0, 1, state, total2_cell, output0, n);
     k2_matmul_equal_add_max_6_step(0, 1, state, weight_decay, lr, x2_bias, sum_);
+    k3_matmul_where_sum_multiply_1_step(0, 1, state, sum_1);
     k3_matmul_where_sum_multiply_2_step(0, 1, state, relu_, where_, sum_1_parts, size_6, size_7, n);
     k5_matmul_multiply_add_subtract_0_step(0, 1, state, lr, weight_decay, subtract_, relu_, x2_weight, n);
     __syncthreads();
