@@ -83,6 +83,7 @@ class CudaFrame:
 
     def run(self, inputs: Sequence[Any], outputs: Sequence[Any] | None = None) -> list[Any]:
         """Run the program once; see `CudaProgram.run`."""
+        self.started = False
         binding = self._bind(tuple(map(_shape, inputs)))
         used, addresses = self._inputs.place(inputs, range(len(inputs)))
         given = self._outputs.given(outputs)
@@ -116,6 +117,7 @@ class CudaFrame:
         between: Callable[[int, Sequence[Any]], None] | None = None,
     ) -> list[Any]:
         """Run many steps; see `CudaProgram.scan`."""
+        self.started = False
         rows = None if rows is None else np.ascontiguousarray(rows, np.int64)
         shapes = list(map(_shape, inputs))
         for number in (*scanned, *gathered):
@@ -321,6 +323,7 @@ class CudaFrame:
     @contextmanager
     def _alone(self, used: Sequence[Any]) -> Iterator[None]:
         """Nobody else may write the same cells in the meantime."""
+        self.started = True
         if not self._cells:
             yield
             return

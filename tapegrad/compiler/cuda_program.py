@@ -170,7 +170,7 @@ class CudaProgram:
         self._require_inputs(inputs)
         if config.debug_nans:
             return watched(self.graph, lambda: self.schedule.graph, inputs, lambda: frame.run(inputs, outputs))
-        return _with_memory(lambda: frame.run(inputs, outputs))
+        return _with_memory(frame, lambda: frame.run(inputs, outputs))
 
     def scan(
         self,
@@ -213,7 +213,7 @@ class CudaProgram:
             return one_by_one(self.graph, self.run, inputs, scanned, steps, gathered, rows, between)
         frame = self.take_frame()
         moved = frozenset(scanned), frozenset(gathered)
-        results = _with_memory(lambda: frame.scan(inputs, moved[0], steps, moved[1], rows, between))
+        results = _with_memory(frame, lambda: frame.scan(inputs, moved[0], steps, moved[1], rows, between))
         self.give_frame(frame)
         return results
 
@@ -400,11 +400,13 @@ class CudaProgram:
         return f"<program {self.name} on {self.device.name}: {self.kernel_count} kernels>"
 
 
-def _with_memory(run: Callable[[], list[Any]]) -> list[Any]:
-    """What a run gives; where memory runs out before it, programs that are not running give up theirs."""
+def _with_memory(frame: CudaFrame, run: Callable[[], list[Any]]) -> list[Any]:
+    """What a run in a frame gives; where memory runs out before it, programs that are not running give up theirs."""
     try:
         return run()
     except DeviceMemoryError:
+        if frame.started:
+            raise
         for program in list(_programs):
             program.drop_frames()
     # Python's own collector does not know how full the device is.

@@ -28,7 +28,7 @@ from tapegrad.errors import (
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.sizes import Symbol, evaluate, symbol
 from tapegrad.runtime.counters import counters
-from tapegrad.runtime.gpu import CudaDevice
+from tapegrad.runtime.gpu import CapturedGraph, CudaDevice
 from tapegrad.runtime.interpreter import interpret
 from tapegrad.testing import run_kernel
 from tests.compiler.random_graphs import random_graph
@@ -510,6 +510,23 @@ def test_programs_that_are_not_running_give_up_their_memory(cuda: CudaDevice) ->
         second.run(given)
     with counting(frames=1):
         first.run([np.ones((30, 30), F32)])
+
+
+def test_what_has_begun_is_not_begun_again(
+    step: CudaProgram, cuda: CudaDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [cuda.from_host(array) for array in batch(6)]
+    step.run(given)
+    launched: list[int] = []
+
+    def launch(self: CapturedGraph) -> None:
+        launched.append(1)
+        raise DeviceMemoryError("no memory for a graph")
+
+    monkeypatch.setattr(CapturedGraph, "launch", launch)
+    with pytest.raises(DeviceMemoryError, match="no memory for a graph"):
+        step.run(given)
+    assert len(launched) == 1
 
 
 def test_a_call_on_another_stream_waits_for_the_one_before(step: CudaProgram, cuda: CudaDevice) -> None:
