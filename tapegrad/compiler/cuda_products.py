@@ -8,6 +8,7 @@ cuBLAS and then what is left to do. Where cuBLAS is missing the first two do eve
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -59,6 +60,10 @@ PART_TERMS = 128
 #: for what follows take longer than the tiles of `kernels.cuda.matmul` lose, which reach about half of its speed.
 LIBRARY_AXIS = 128
 LIBRARY_WORK = 1 << 27
+#: Elements of an operand that is read faster than by a few tiles, however small the output is.
+LIBRARY_OPERAND = 1 << 22
+#: What a size that is known only at run time may be, for what some size might choose.
+EXTREMES = (1, 1 << 14)
 
 
 @dataclass(frozen=True)
@@ -166,14 +171,24 @@ class RoutedProduct:
         found: list[Route] = ["direct"]
         if self.parts != 1:
             found.append("split")
-        product = self.product
-        axes = [_size(side) for side in (product.rows, product.columns, product.inner)]
-        known = [size for size in axes if isinstance(size, int)]
-        is_known = len(known) == 3 and isinstance(self.batch_count, int)
-        is_large = min(known, default=LIBRARY_AXIS) >= LIBRARY_AXIS
-        if is_large and self._has_library_dtype() and (not is_known or self._suits_library({})):
+        tried = [(size,) if isinstance(size, int) else EXTREMES for size in self._extents]
+        if self._has_library_dtype() and any(self._is_large(*extents) for extents in itertools.product(*tried)):
             found.append("library")
         return tuple(found)
+
+    @property
+    def _extents(self) -> tuple[Size, Size, Size, Size]:
+        """Rows, columns, inner and batch."""
+        rows, columns, inner = (_size(side) for side in (self.product.rows, self.product.columns, self.product.inner))
+        return rows, columns, inner, self.batch_count
+
+    def _is_large(self, rows: int, columns: int, inner: int, batch: int) -> bool:
+        """Whether cuBLAS takes a product: for its work, or for an operand that few tiles would read slowly."""
+        if min(rows, columns, inner) >= LIBRARY_AXIS and rows * columns * inner * batch >= LIBRARY_WORK:
+            return True
+        tiles = -(-rows // self.tiling.rows) * -(-columns // self.tiling.columns) * batch
+        operand, narrow = max(rows, columns) * inner, min(max(rows, columns), inner)
+        return 1 <= tiles <= FULL and operand >= LIBRARY_OPERAND and narrow >= LIBRARY_AXIS
 
     @property
     def may_be_written(self) -> bool:
@@ -205,10 +220,8 @@ class RoutedProduct:
         return "split" if sizes.evaluate(self.parts, symbols) > 1 else "direct"
 
     def _suits_library(self, symbols: Mapping[Symbol, int]) -> bool:
-        product = self.product
-        axes = [sizes.evaluate(_size(side), symbols) for side in (product.rows, product.columns, product.inner)]
-        work = axes[0] * axes[1] * axes[2] * sizes.evaluate(self.batch_count, symbols)
-        return min(axes) >= LIBRARY_AXIS and work >= LIBRARY_WORK and library_places(self, symbols) is not None
+        extents = (sizes.evaluate(size, symbols) for size in self._extents)
+        return self._is_large(*extents) and library_places(self, symbols) is not None
 
 
 # Statements ---------------------------------------------------------------------------------------------------------

@@ -92,6 +92,18 @@ class TestRoutes:
         assert [route_of(graph, n) for n in (1, 127, 128, 4096)] == ["split", "direct", "library", "library"]
         assert route_of(graph, 4096, library=False) == "direct"
 
+    def test_weights_that_few_tiles_would_read_slowly_go_to_cublas_too(self) -> None:
+        graph = product(N, 4096, 4096)
+        assert [route_of(graph, n) for n in (1, 64, 4096)] == ["library"] * 3
+        assert route_of(product(N, 10, 784), 16384) == "direct"
+
+    def test_a_stride_that_is_known_later_is_no_matter_before(self) -> None:
+        b = Builder()
+        x, w = b.input((1024, N), F32, "x"), b.input((1024, 1024), F32, "w")
+        part = b.emit("slice", x, start=(0, 0), stop=(1024, 1024), step=(1, 1))
+        graph = b.graph([b.emit("matmul", part, w, transpose_a=False, transpose_b=False)])
+        assert route_of(graph, 5000) == "library"
+
     def test_few_tiles_with_many_terms_are_shared_by_blocks(self) -> None:
         graph = product(N, 128, 784)
         assert [route_of(graph, n, False) for n in (1, 64, 512, 4096)] == ["split", "split", "split", "direct"]
