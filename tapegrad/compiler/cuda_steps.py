@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from tapegrad.compiler import cuda_rows
-from tapegrad.compiler.chunks import ceiling, evaluated, extent, least
+from tapegrad.compiler.chunks import ceiling, extent, least
 from tapegrad.compiler.cuda_products import (
     DIRECT,
     Route,
@@ -30,7 +30,7 @@ from tapegrad.compiler.cuda_products import (
     partial_sums,
     written_loops,
 )
-from tapegrad.compiler.cuda_rows import HUGE, Kept, by_lanes, goes_down_columns, kept_in_registers, threads_of_row
+from tapegrad.compiler.cuda_rows import Kept, by_lanes, goes_down_columns, kept_in_registers, threads_of_row
 from tapegrad.compiler.cuda_trees import suited
 from tapegrad.compiler.cuda_vectors import Vectors, vectors_of
 from tapegrad.compiler.independence import Shared, identity, shared_by_iterations
@@ -73,8 +73,9 @@ BLOCKS = 1024
 STATUS_WORDS = 2
 #: Places of a scatter's target that a block adds up at a time.
 PLACES = 2048
-#: Parts that keep partial results, at most, and elements of all that they keep of a buffer.
-PARTS, PART_ELEMENTS = 1024, 1 << 20
+#: Parts that keep partial results, at most; those that keep a row for themselves; and, of a buffer that each part has a
+#: copy of, the elements of all and the parts at least.
+PARTS, ROW_PARTS, PART_ELEMENTS, LEAST_PARTS = 1024, 4096, 1 << 22, 32
 #: Elements, at least, that a thread of a part takes, where there are so many.
 PER_THREAD = 4
 
@@ -418,9 +419,12 @@ class _Kernel:
             kept = kept_in_registers(body, shared.private, group, self._buffer)
         own = [buffer for buffer in shared.private if buffer not in kept.buffers]
         lines = [*(buffer.size for buffer, _ in shared.buffers), *(buffer.size for buffer in own)]
-        longest = max((evaluated(size, HUGE) for size in lines), default=1)
+        line: Size = 1
+        for size in lines:
+            line = sizes.maximum(line, size)
         each = BLOCK * PER_THREAD if kind == "elements" else 1
-        parts = least(ceiling(iterations(loops), each), max(32, min(PARTS, PART_ELEMENTS // max(longest, 1))))
+        most = PARTS if shared.registers or shared.buffers else ROW_PARTS
+        parts = least(ceiling(iterations(loops), each), least(sizes.maximum(PART_ELEMENTS // line, LEAST_PARTS), most))
         partials = self._partials(shared, parts)
         private = tuple((b, self._buffer(f"{b.name}_parts", b.dtype, parts * b.size)) for b in own)
         in_parts = parts if partials or private else 0

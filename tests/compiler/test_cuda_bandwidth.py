@@ -9,6 +9,7 @@ from tapegrad.compiler.cuda_launches import kernel_launches
 from tapegrad.compiler.cuda_source import cuda_source
 from tapegrad.compiler.fuse import schedule
 from tapegrad.compiler.simplify import simplify
+from tapegrad.ir import sizes
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.kernel import Schedule
 from tapegrad.ir.sizes import symbol
@@ -144,3 +145,15 @@ class TestPtx:
         # The status, and the four elements of a row of 128 that a lane has.
         assert len(self.moves(softmax(128), "ld")) == 1 + 4
         assert len(self.moves(softmax(128), "st")) == 4
+
+
+def test_rows_of_any_length_have_warps_on_every_multiprocessor() -> None:
+    b = Builder()
+    x = b.input((N, symbol("m")), FLOAT32, "x")
+    parts = b.emit("exp", x - b.emit("max", x, axes=(1,)))
+    plan = kernels_of(b.graph([parts / b.emit("sum", parts, axes=(1,))]))
+    symbols = plan.graph.bind([(100_000, 512)])
+    assert symbols is not None
+    (step,) = kernel_launches(plan.kernels[0])
+    assert step.blocks(symbols) * 8 == 4096
+    assert sum(sizes.evaluate(buffer.size, symbols) for _, buffer in step.private) <= 1 << 22
