@@ -28,7 +28,9 @@ from tapegrad.models import MLP, SGD, Adam, Optimizer, cross_entropy
 from tapegrad.runtime.cublas import WORKSPACE_BYTES
 from tapegrad.runtime.gpu import CudaDevice
 from tapegrad.runtime.interpreter import interpret
+from tests.cudasim import cupy
 from tests.cudasim.cublas import FakeCublas
+from tests.cudasim.device import COMPILER
 from tests.cudasim.kernels import run_schedule
 
 F32, F64, I64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
@@ -234,6 +236,16 @@ class TestLibrary:
                 np.testing.assert_allclose(cuda.to_host(result), reference, rtol=1e-4, atol=1e-4)
         launches = program.launches(_symbols(130))
         assert sum(len(of_kernel) for of_kernel in launches.values()) == 5
+
+    def test_without_it_tiles_do_everything(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cuda_products, "LIBRARY_WORK", 1)
+        device = CudaDevice(cupy, COMPILER, lambda: None)
+        program = compile_graph(checked_step(), name="step", device=device)
+        inputs = [numbers(130, 128), np.arange(130) % 10, numbers(128, 128, seed=3) / 10, np.array(0.01, F32)]
+        expected = interpret(program.graph, inputs)
+        results = program.run([device.from_host(array) for array in inputs])
+        for result, reference in zip(results, expected, strict=True):
+            np.testing.assert_allclose(device.to_host(result), reference, rtol=1e-4, atol=1e-4)
 
     def test_it_changes_no_weight_where_a_check_fails(self, program: CudaProgram, cuda: CudaDevice) -> None:
         weights = numbers(128, 128, seed=3)
