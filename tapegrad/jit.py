@@ -314,6 +314,10 @@ class Jitted:
             if reason is None:
                 return specialization
         with self._lock:
+            for specialization in self._specializations.get(key, []):
+                # Another thread may have traced it meanwhile.
+                if specialization not in known and specialization.mismatch(shapes) is None:
+                    return specialization
             return self._add(key, arguments, leaves, structure, shapes, reason, args, kwargs)
 
     def _add(

@@ -21,6 +21,9 @@ from tapegrad.runtime.devices import CPU
 if TYPE_CHECKING:
     from tapegrad.tape import Entry
 
+#: Bytes from which on a value that names no device is moved to where programs use it, and not copied at each call.
+MOVED_BYTES = 1 << 16
+
 _process = CPU
 
 

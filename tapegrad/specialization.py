@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tapegrad import config, placement, pytree, tape
-from tapegrad.captures import GradientSlot
+from tapegrad.captures import CapturedTensor, GradientSlot
 from tapegrad.errors import DeviceError
 from tapegrad.guards import Guard, Structure, compile_check
 from tapegrad.quick_calls import MISSED, QuickCall, is_possible, table_of
 from tapegrad.recording import wrap
 from tapegrad.runtime.devices import CPU
+from tapegrad.tape import Source
 from tapegrad.tensor import CONSUMED, Tensor
 from tapegrad.tracing import Argument, Traced
 
@@ -50,11 +52,8 @@ class Specialization:
             (number, argument) for number, argument in enumerate(traced.arguments) if argument.kind != "static"
         ]
         written = {place: tensor for tensor, place in traced.written}
-        on_host = device == CPU
         self.readers: list[Callable[[], Any]] = [
-            _storage_reader(written[place], device)
-            if place in written
-            else (source.read_on_host if on_host else source.read)
+            _storage_reader(written[place], device) if place in written else _value_reader(source, device)
             for place, source in enumerate(traced.captured)
         ]
         self.returns = sum(1 for leaf in traced.returned if not isinstance(leaf, tuple))
@@ -171,8 +170,11 @@ class Specialization:
         if like is not None and self._deserves_short_way(like):
             table = table_of(self, frame, leaves)
             if table is not None:
-                self.quick = self._quick_calls[like] = QuickCall(self, frame, table)
-                return result
+                quick = QuickCall(self, frame, table)
+                # Another thread may have made one meanwhile.
+                if self._quick_calls.setdefault(like, quick) is quick:
+                    self.quick = quick
+                    return result
         program.give_frame(frame)
         return result
 
@@ -265,16 +267,21 @@ def _storage_reader(tensor: Tensor, device: str) -> Callable[[], Any]:
     return read
 
 
+def _value_reader(source: Source, device: str) -> Callable[[], Any]:
+    """What gives a program of a device a captured value."""
+    if device == CPU:
+        return source.read_on_host
+    return partial(source.tensor._value_for, device) if isinstance(source, CapturedTensor) else source.read
+
+
 def _array(value: Any, argument: Argument, device: str) -> Any:
     if isinstance(value, Tensor):
-        array = value._value()
-        if device == CPU:
-            array = placement.on_host(array)
-        elif value._entry.device == CPU and value._entry.shape:
+        if device != CPU and value._entry.device == CPU and value._entry.shape:
             raise DeviceError(
                 f"argument {argument.path} lies on {CPU}, and the function runs on {device}; move it with "
                 f".to({device!r}), or give a NumPy array"
             )
+        array = value._host_value() if device == CPU else value._value_for(device)
         # The program may overwrite a cell while it still reads the argument.
         return placement.copy(array) if array is value._storage else array
     return np.asarray(value, dtype=argument.dtype)

@@ -214,6 +214,13 @@ class Tensor(Operators, TensorMethods, Exchange):
         """The value for NumPy, running the tape if it must; not to be changed or shown to the user."""
         return placement.on_host(self._value())
 
+    def _value_for(self, device: str) -> Any:
+        """The value for a program of a GPU, which may lie on the host; what names no device and is large moves once."""
+        value, entry = self._value(), self._entry
+        if entry.device is None and self._storage is None and value.nbytes > placement.MOVED_BYTES:
+            value = entry.value = placement.moved(value, device)
+        return value
+
     def _outer_value(self) -> Any:
         """The value of a Tensor from outside the trace that runs."""
         trace, tape.local.trace = tape.local.trace, None

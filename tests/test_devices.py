@@ -538,6 +538,17 @@ class TestJit:
         with pytest.raises(DeviceError, match="add"):
             tg.jit(lambda x: x + there)(tg.Tensor([1.0, 2.0]))
 
+    def test_what_names_no_device_and_is_large_moves_once(self, cuda: CudaDevice) -> None:
+        there = tg.Tensor(2.0, device="cuda")
+        noise = tg.random.normal(size=(3, 8192))
+        first = noise.numpy()
+        double = tg.jit(lambda x: x.sum() * there)
+        assert double(noise).device == CUDA and noise.device == CUDA
+        with forbidden(cuda, "from_host"):
+            double(noise)
+        np.testing.assert_array_equal(noise, first)
+        np.testing.assert_allclose(tg.jit(lambda x: x + 1)(noise), first + 1)
+
     def test_a_function_has_a_program_for_each_device(self) -> None:
         double = tg.jit(lambda x: 2 * x)
         for _ in range(3):
