@@ -135,5 +135,11 @@ def owned(output: Entry) -> list[tuple[Entry, Tensor]]:
     return [
         (entry, owner)
         for entry in found
-        if entry.owner is not None and (owner := entry.owner()) is not None and owner._entry is entry
+        if entry.owner is not None and (owner := entry.owner()) is not None and _is_current(entry, owner._entry)
     ]
+
+
+def _is_current(entry: Entry, current: Entry) -> bool:
+    """Whether an entry is a Tensor's own, or the computed version that its storage holds now."""
+    version = current.params.get("version")
+    return current is entry or (version is not None and version() is entry)

@@ -172,6 +172,8 @@ class Tensor(Operators, TensorMethods, Exchange):
         self._release()
         placement.assign(storage, entry.value)
         self._expose()
+        # What was recorded before this run has the version in its history, and a gradient of it is this Tensor's.
+        self._entry.params = {"version": weakref.ref(entry)}
 
     def _revert(self, failed: Entry) -> None:
         """Give up a version that could not be computed."""

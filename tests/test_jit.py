@@ -11,7 +11,7 @@ import pytest
 import tapegrad as tg
 from tapegrad.errors import BoundsError, GradientError, OptionError, ShapeError, TracingError
 from tapegrad.jit import RetraceWarning
-from tapegrad.models import DataLoader
+from tapegrad.models import DataLoader, cross_entropy
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.interpreter import interpret
 from tapegrad.testing import assert_compiles
@@ -493,3 +493,20 @@ def test_consumed_gradients_say_how_to_keep_them() -> None:
         _ = p.grad
     tg.jit(keep_grads=True)(step)(np.float32(3.0))
     assert p.grad is not None and p.grad.item() == 3.0
+
+
+def test_scores_and_labels_of_sequences_are_flattened_each_by_its_own_sizes() -> None:
+    weight = tg.Tensor(np.eye(4, dtype=np.float32), requires_grad=True)
+
+    @tg.jit
+    def gradient(x: Any, y: Any) -> Any:
+        weight.grad = None
+        cross_entropy((x @ weight).reshape(-1, 4), y.reshape(-1)).backward()
+        return weight.grad
+
+    generator = np.random.default_rng(0)
+    for shape in ((3, 5), (2, 7)):
+        x, y = generator.random((*shape, 4), np.float32), generator.integers(0, 4, shape)
+        flat = tg.grad(lambda w, x, y: cross_entropy(x @ w, y))(weight.detach(), x.reshape(-1, 4), y.reshape(-1))
+        np.testing.assert_allclose(gradient(x, y).numpy(), flat.numpy(), rtol=1e-5, atol=1e-7)
+    assert gradient.stats().traces == 1

@@ -273,3 +273,20 @@ def test_gradient_mode_belongs_to_the_thread() -> None:
         thread.join()
         assert not (x * 2).requires_grad
     assert seen == [True]
+
+
+@pytest.mark.parametrize("read", ["before backward", "before and after", "never"])
+def test_a_loss_may_be_read_before_its_gradient(read: str) -> None:
+    weight, expected = tg.Tensor([5.0, -3.0], requires_grad=True), np.array([5.0, -3.0])
+    for _ in range(15):
+        loss = (weight * weight).sum()
+        if read != "never":
+            assert loss.item() == pytest.approx((expected**2).sum(), rel=1e-4)
+        weight.grad = None
+        loss.backward()
+        if read == "before and after":
+            assert weight.grad is not None and weight.grad.tolist() == pytest.approx((2 * expected).tolist(), rel=1e-4)
+        with tg.no_grad():
+            weight -= 0.1 * weight.grad
+        expected = 0.8 * expected
+    assert weight.tolist() == pytest.approx(expected.tolist(), rel=1e-4)

@@ -8,8 +8,10 @@ equal expressions compare equal. Unification (`Bindings`) is the only source of 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -404,9 +406,26 @@ class Assumptions(Bindings):
         return -1
 
     def unify(self, first: Size, second: Size) -> Size | None:
-        """The first of two sizes that are known to be equal."""
-        known = first == second or (first, second) in self.equalities or (second, first) in self.equalities
+        """The first of two sizes that are known to be equal, or equal multiples of such."""
+        if first == second:
+            return first
+        difference = _without_multiples(_combine(first, second, -1))
+        known = any(difference == _without_multiples(_combine(one, other, -1)) for one, other in self.equalities)
         return first if known else None
+
+
+def _without_multiples(difference: Size) -> Size:
+    """A sum of terms less the numbers and atoms that all of them share, its first coefficient positive."""
+    terms = _terms(difference)
+    if len(terms) < 2:
+        return difference
+    shared = Counter(terms[0][0])
+    for monomial, _ in terms[1:]:
+        shared &= Counter(monomial)
+    number = math.gcd(*[coefficient for _, coefficient in terms])
+    reduced = {tuple((Counter(monomial) - shared).elements()): count // number for monomial, count in terms}
+    positive = _canonical({tuple(sorted(monomial, key=str)): count for monomial, count in reduced.items()})
+    return positive if _terms(positive)[0][1] > 0 else _combine(0, positive, -1)
 
 
 _active = threading.local()

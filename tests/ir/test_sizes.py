@@ -201,3 +201,15 @@ def test_bindings_are_of_the_block_that_uses_them() -> None:
             assert sizes.active_bindings() is None
         assert sizes.active_bindings() is bindings
     assert sizes.active_bindings() is None
+
+
+def test_multiples_of_what_is_known_to_be_equal_are_equal() -> None:
+    k, p = symbol("k"), symbol("p")
+    with sizes.assuming([(n * m, k * p)]):
+        assert sizes.unify(4 * n * m, 4 * k * p) == 4 * n * m
+        assert sizes.unify(k * p * n, n * n * m) == k * p * n
+        assert sizes.unify(4 * n * m, 2 * k * p) is None
+        assert sizes.unify(n * m + 1, k * p) is None
+        assert sizes.unify(n, k) is None and sizes.unify(n, 0) is None
+    with sizes.assuming([(n, 0)]):
+        assert sizes.unify(m, 0) is None
