@@ -7,20 +7,21 @@ DEFINITIONS: dict[str, str] = {
     "GRID_BARRIER": """\
 #ifndef CUDASIM
 // All blocks of a cooperative launch meet: the top bit of the word flips when the last one has arrived, for block 0
-// adds what the others leave to it. What blocks wrote before is seen by all after. A block that waits for a second or
-// so gives up, which ends the launch with an error and not never.
+// adds what the others leave to it. What blocks wrote before is seen by all after: the arrival releases it, and who
+// sees the flip acquires it, which costs less than a fence on both sides. A block that waits for a second or so gives
+// up, which ends the launch with an error and not never.
 __device__ __forceinline__ bool grid_gave_up(unsigned* word) {
   bool late = false;
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();
-    const unsigned before = atomicAdd(word, blockIdx.x == 0 ? 0x80000000u - (gridDim.x - 1) : 1u);
+    const unsigned own = blockIdx.x == 0 ? 0x80000000u - (gridDim.x - 1) : 1u;
+    unsigned before, now;
+    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], %2;" : "=r"(before) : "l"(word), "r"(own) : "memory");
     const long long start = clock64();
-    while (((before ^ *static_cast<volatile unsigned*>(word)) & 0x80000000u) == 0) {
+    do {
+      asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(word) : "memory");
       late = clock64() - start > 2000000000LL;
-      if (late) break;
-    }
-    __threadfence();
+    } while (((before ^ now) & 0x80000000u) == 0 && !late);
   }
   return __syncthreads_or(late);
 }
