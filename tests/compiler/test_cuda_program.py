@@ -28,6 +28,7 @@ from tapegrad.errors import (
 from tapegrad.ir.graph import Builder, Graph
 from tapegrad.ir.sizes import Symbol, evaluate, symbol
 from tapegrad.runtime.counters import counters
+from tapegrad.runtime.devices import CUDA_MODES
 from tapegrad.runtime.gpu import CapturedGraph, CudaDevice
 from tapegrad.runtime.interpreter import interpret
 from tapegrad.testing import run_kernel
@@ -384,6 +385,36 @@ def test_a_scan_gives_the_bits_of_single_runs(step: CudaProgram, cuda: CudaDevic
         assert results[2] is given[3]
         for result, reference in zip(host(cuda, results), expected, strict=True):
             np.testing.assert_array_equal(result, reference)
+
+
+@pytest.mark.parametrize("seed", [302, 310])
+def test_scans_of_random_graphs_agree_in_every_mode(cuda: CudaDevice, seed: int) -> None:
+    graph, steps, symbols = random_graph(seed, 20), 4, {Symbol("n"): 5, Symbol("m"): 3}
+    program = compile_graph(graph, name="random", device=cuda)
+    generator = np.random.default_rng(seed)
+    shapes = [tuple(evaluate(size, symbols) for size in node.shape) for node in graph.inputs]
+    arrays = [generator.uniform(-1, 1, shape) for shape in shapes[:-1]] + [generator.integers(0, 5, 5)]
+    written = dict(graph.writes)
+    scanned = {number for number in range(0, len(arrays), 2) if number not in written.values()}
+    stacks = [
+        np.stack([generator.permutation(a.ravel()).reshape(a.shape) for _ in range(steps)]) if n in scanned else a
+        for n, a in enumerate(arrays)
+    ]
+    cells = [cuda.from_host(array) for array in arrays]
+    outputs = []
+    for step in range(steps):
+        given = [stacks[n][step] if n in scanned else cell for n, cell in enumerate(cells)]
+        outputs.append(host(cuda, program.run(given)))
+    singles = [
+        cuda.to_host(cells[written[number]]) if number in written else np.stack(column)
+        for number, column in enumerate(zip(*outputs, strict=True))
+    ]
+    for mode in CUDA_MODES:
+        program.mode = mode
+        results = host(cuda, program.scan([cuda.from_host(array) for array in stacks], scanned, steps))
+        for result, reference in zip(results, singles, strict=True):
+            tolerance = 0 if mode in ("launches", "graph") else 1e-9
+            np.testing.assert_allclose(result, reference, rtol=tolerance, atol=tolerance, err_msg=mode)
 
 
 def test_gathered_rows_give_the_bits_of_single_runs(step: CudaProgram, cuda: CudaDevice) -> None:
