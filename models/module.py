@@ -318,6 +318,14 @@ class Module:
         """Cast floating parameters and buffers in place; return this module."""
         return self.to(as_dtype(dtype))
 
+    def cuda(self: Self) -> Self:
+        """Move to the GPU in place, as ``.to("cuda")``."""
+        return self.to("cuda")
+
+    def cpu(self: Self) -> Self:
+        """Move to the CPU in place, as ``.to("cpu")``."""
+        return self.to("cpu")
+
     def half(self: Self) -> Self:
         """Cast floating parameters and buffers to float16 in place; return this module."""
         return self.to("float16")

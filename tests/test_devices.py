@@ -212,6 +212,7 @@ class TestModules:
             assert isinstance(value, np.ndarray)
             np.testing.assert_array_equal(value, before[name])
         assert model.to("cpu").weight.device == "cpu"
+        assert model.cuda().weight.device == CUDA and model.cpu().weight.device == "cpu"
 
     def test_move_buffers_too(self) -> None:
         norm = BatchNorm1d(3).to("cuda")
