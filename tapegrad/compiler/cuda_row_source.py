@@ -14,12 +14,15 @@ from tapegrad.ir.dtypes import SUFFIXES
 from tapegrad.ir.kernel import (
     INT64,
     Accumulate,
+    Buffer,
     Comment,
     Declare,
     Let,
+    Load,
     Loop,
     Operation,
     Statement,
+    Store,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +123,20 @@ def row_body(printer: Printer, body: Sequence[Statement], depth: int, threads: i
     lines: list[str] = []
     indent = INDENT * depth
     meet = meet_between_loops(body, set(step.registers))
+    # What the lanes have read since they last met, all alike or each its own: none must overtake them and write there.
+    alike: set[Buffer] = set()
+    own: set[Buffer] = set()
     for statement in body:
+        parts = list(walk((statement,)))
+        stored = {part.buffer for part in parts if isinstance(part, Store)}
+        if stored & alike or (stored & own and not isinstance(statement, Loop)):
+            lines.append(f"{indent}group_sync<{threads}>();")
+            alike, own = set(), set()
+        loaded = {part.buffer for part in parts if isinstance(part, Load)}
+        if isinstance(statement, Loop):
+            alike, own = (set(), set()) if meet else (alike, own | loaded)
+        elif not stored:
+            alike |= loaded
         if isinstance(statement, Loop):
             scan, best = scan_of(statement), best_of(statement)
             if scan is not None:

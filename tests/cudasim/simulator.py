@@ -30,7 +30,7 @@ Order = Literal["ascending", "descending", "shuffled"]
 _RUNTIME = ("scheduler.cpp", "memory.cpp", "simulator.h")
 _COMPILE = ("g++", "-std=c++17", "-fPIC", "-w", "-fno-strict-aliasing", "-fno-exceptions", "-ffp-contract=fast")
 _UNDEFINED = "alignment,bounds,signed-integer-overflow,integer-divide-by-zero,shift,float-cast-overflow"
-_CHECKED = ("-O1", "-g0", "-fsanitize=thread", f"-fsanitize={_UNDEFINED}")
+_CHECKED = ("-O0", "-g0", "-fsanitize=thread", f"-fsanitize={_UNDEFINED}")
 _UNCHECKED = ("-O2",)
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\(\s*(\w+)[^)]*\)\s*)?(\w+)\s*\(([^)]*)\)', re.DOTALL
