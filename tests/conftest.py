@@ -81,6 +81,7 @@ def _gpu() -> CudaDevice | str:
 )
 def cuda(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
     """The device that ``"cuda"`` means during the test: first the simulated one, then this machine's own."""
+    from tapegrad.random import manual_seed
     from tapegrad.runtime import devices
     from tests.cudasim import cupy
     from tests.cudasim.device import simulated_device
@@ -100,6 +101,8 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
     before = devices.register("cuda", device)
     with settings:
         yield device
+        # The state of the default generator may lie on the device; later tests draw without one.
+        manual_seed(0)
     devices.register("cuda", before)
 
 
