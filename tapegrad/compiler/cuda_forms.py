@@ -88,8 +88,8 @@ INDEX_FORMS: dict[str, Form] = {
     **{name: _OPERATORS[name] for name in ("add", "subtract", "multiply", "negative")},
     "floor_divide": _infix("/", TERM),
     "remainder": _infix("%", TERM),
-    "maximum": _call("maximum", 2),
-    "minimum": _call("minimum", 2),
+    "maximum": _call("maximum<index>", 2),
+    "minimum": _call("minimum<index>", 2),
     "where": _COMMON["where"],
 }
 

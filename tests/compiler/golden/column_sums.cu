@@ -14,7 +14,7 @@ __device__ __forceinline__ void k0_sum_1_part_step(
     const index j = element % 300;
     const index first_2 = part_2 * size_2;
     f32 total = 0.0f;
-    for (index i = first_2; i < minimum(first_2 + size_2, n); ++i) {
+    for (index i = first_2; i < minimum<index>(first_2 + size_2, n); ++i) {
       total = Add::of(total, x[i * 300 + j]);
     }
     output0_parts[part_2 * 300 + j] = total;
