@@ -7,6 +7,7 @@ copy. What comes in is shared with whoever made it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,6 +31,20 @@ _READ_ONLY, _COPIED = 1, 2
 _FLAGS_OFFSET = 8 + 2 * ctypes.sizeof(ctypes.c_void_p)
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype, _capsule_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+
+
+class OnTheType:
+    """A method that is there on the type, where NumPy looks for it, and None on a value, where CuPy does.
+
+    None tells CuPy's operators to leave an operation to the other operand. Else they would take a Tensor by its CUDA
+    array interface and compute without it, and no gradient would pass.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any] | None:
+        return self._function if instance is None else None
 
 
 class Exchange:

@@ -22,7 +22,7 @@ from tapegrad.errors import (
     ShapeError,
     TracingError,
 )
-from tapegrad.interop import Exchange
+from tapegrad.interop import Exchange, OnTheType
 from tapegrad.ir import sizes
 from tapegrad.ir.dtypes import is_floating
 from tapegrad.operators import UFUNCS, Operators
@@ -636,6 +636,7 @@ class Tensor(Operators, TensorMethods, Exchange):
 
     # NumPy's protocols ---------------------------------------------------------------------------------------
 
+    @OnTheType
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         function = UFUNCS.get(ufunc.__name__)
         if function is None or method != "__call__" or kwargs:

@@ -234,6 +234,23 @@ def test_inside_jit_nothing_goes_out() -> None:
 # Peers ------------------------------------------------------------------------------------------------------------
 
 
+def test_ufuncs_are_for_numpy_and_operators_for_everybody_else() -> None:
+    tensor = tg.Tensor([1.0, 2.0])
+    assert tensor.__array_ufunc__ is None
+    assert isinstance(np.exp(tensor), tg.Tensor)
+    assert isinstance(np.float32([1, 2]) + tensor, tg.Tensor) and isinstance(np.float32(1) * tensor, tg.Tensor)
+
+
+@pytest.mark.peers
+def test_cupy_leaves_its_operators_to_tensors() -> None:
+    cupy = peer("cupy")
+    memory = np.zeros(2, np.float32)
+    owned = cupy.cuda.UnownedMemory(address(memory), memory.nbytes, memory, 0)  # no GPU is asked for anything
+    array = cupy.ndarray((2,), np.float32, cupy.cuda.MemoryPointer(owned, 0))
+    for name in ("add", "sub", "mul", "truediv", "pow", "matmul", "lt", "ge", "eq"):
+        assert getattr(array, f"__{name}__")(tg.Tensor([1.0, 2.0])) is NotImplemented
+
+
 @pytest.mark.peers
 def test_torch_both_ways() -> None:
     torch = peer("torch")
