@@ -55,6 +55,15 @@ matmul_precision: str = "float32"
 _scope = threading.local()
 
 
+class _Scopes:
+    """How many blocks of any thread change what a traced function records: meanwhile no call takes its short way."""
+
+    entered = 0
+
+
+scopes = _Scopes()
+
+
 def _path(name: str) -> Path:
     # pathlib takes a tenth of the time of importing this package, and nothing needs it before the first program.
     from pathlib import Path
@@ -136,7 +145,9 @@ def default_dtype_scope(dtype: object) -> Iterator[None]:
         raise DTypeError(f"the default dtype must be float32 or float64, not {chosen}")
     previous = default_dtype()
     _scope.dtype = chosen
+    scopes.entered += 1
     try:
         yield
     finally:
         _scope.dtype = previous
+        scopes.entered -= 1

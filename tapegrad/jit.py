@@ -134,7 +134,7 @@ class Jitted:
         if kwargs:
             args, kwargs = self._in_order(args, kwargs)
         quick = self._quick
-        if quick is not None and not kwargs and not precision.scopes.entered:
+        if quick is not None and not kwargs and not config.scopes.entered:
             result = quick.call(args)
             if result is not MISSED:
                 return result
@@ -153,7 +153,7 @@ class Jitted:
             found = self._specialize(args, kwargs)
         leaves, specialization = found
         result = specialization.run(leaves, not kwargs and len(leaves) == len(args))
-        self._quick = None if precision.scopes.entered else specialization.quick
+        self._quick = None if config.scopes.entered else specialization.quick
         return result
 
     def scan(self, *args: Any) -> Any:
@@ -261,7 +261,7 @@ class Jitted:
         """The specialization that served the last call with arrays of these shapes and dtypes, if it still does."""
         if kwargs or self._static:
             return None
-        key: list[Any] = [precision.current()]
+        key: list[Any] = [precision.current(), config.default_dtype()]
         for value in args:
             kind = type(value)
             if kind is Tensor:
@@ -305,7 +305,7 @@ class Jitted:
             if not static and is_of_others(leaf):
                 leaf = leaves[number] = asarray(leaf)
             arguments.append(describe(leaf, "", static))
-        key = (structure, tuple([argument.key for argument in arguments]), precision.current())
+        key = (structure, tuple([argument.key for argument in arguments]), precision.current(), config.default_dtype())
         shapes = _shapes(leaves, arguments)
         known = self._specializations.get(key, [])
         reason = None
@@ -375,8 +375,12 @@ class Jitted:
 
     def _explain_key(self, key: Any, arguments: list[Argument]) -> str:
         """Which argument made the key a new one."""
-        if any(known[:-1] == key[:-1] for known in self._specializations):
-            return f"products of float32 now round their operands to {key[-1]}"
+        *rest, rounding, dtype = key
+        same = [known[2:] for known in self._specializations if [*known[:2]] == rest]
+        if any(its == dtype for _, its in same):
+            return f"products of float32 now round their operands to {rounding}"
+        if same:
+            return f"the default dtype is now {dtype}"
         for specializations in self._specializations.values():
             before = specializations[0].traced.arguments
             if len(before) != len(arguments):

@@ -134,20 +134,11 @@ class autocast(ContextDecorator):
         state = tape.local.state
         self._before.append(state.precision)
         state.precision = self._precision
-        scopes.entered += 1
+        config.scopes.entered += 1
         _changed()
         return self
 
     def __exit__(self, *exception: object) -> None:
         tape.local.state.precision = self._before.pop()
-        scopes.entered -= 1
+        config.scopes.entered -= 1
         _changed()
-
-
-class _Scopes:
-    """How many `autocast` blocks of any thread are entered: while there are some, no call takes its short way."""
-
-    entered = 0
-
-
-scopes = _Scopes()

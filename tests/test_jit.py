@@ -510,3 +510,18 @@ def test_scores_and_labels_of_sequences_are_flattened_each_by_its_own_sizes() ->
         flat = tg.grad(lambda w, x, y: cross_entropy(x @ w, y))(weight.detach(), x.reshape(-1, 4), y.reshape(-1))
         np.testing.assert_allclose(gradient(x, y).numpy(), flat.numpy(), rtol=1e-5, atol=1e-7)
     assert gradient.stats().traces == 1
+
+
+def test_a_program_belongs_to_the_default_dtype_that_it_was_traced_with() -> None:
+    @tg.jit
+    def shifted(n: np.ndarray) -> tg.Tensor:
+        return tg.sqrt(n) + 0.5
+
+    whole = np.arange(3)
+    for _ in range(4):
+        assert shifted(whole).dtype == np.float32
+    with tg.default_dtype_scope("float64"):
+        for _ in range(4):
+            assert shifted(whole).dtype == np.float64
+    assert shifted(whole).dtype == np.float32
+    assert shifted.retraces == ("the default dtype is now float64",)
