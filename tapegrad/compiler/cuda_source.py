@@ -668,8 +668,8 @@ def cuda_source(
     >>> from tapegrad.ir.sizes import symbol
     >>> b = Builder()
     >>> x = b.input((symbol("n"),), np.dtype(np.float32), "x")
-    >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x[i]" in line])
-        const f32 x1 = x[i];
+    >>> print(*[line for line in cuda_source(schedule(b.graph([x + x])).kernels).splitlines() if "x1 =" in line])
+        const f32 x1 = x_pack.item[k];
     """
     steps = [(kernel, step) for kernel in kernels for step in split(kernel)]
     text = "\n".join(step_source(step, step_parameters(step), kernel.title) for kernel, step in steps)
