@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from weakref import WeakValueDictionary
 
-import numpy as np
-
-from tapegrad import config
+from tapegrad.compiler.compiled import CompiledGraph, ProgramKernel
 from tapegrad.compiler.frame import Binding, Frame, at_the_door
 from tapegrad.compiler.layout import Layout, layout_from_json, make_layout
 from tapegrad.compiler.memory import Plan, arena_buffers, memory_table, plan_memory
 from tapegrad.compiler.numba_source import alone, kernel_source, piece_names, program_source
-from tapegrad.errors import GraphError, TapegradError
+from tapegrad.errors import GraphError
 from tapegrad.ir import sizes
 from tapegrad.ir.graph import Graph
 from tapegrad.ir.kernel import Kernel, Schedule
@@ -32,9 +28,7 @@ from tapegrad.ir.sizes import Symbol
 from tapegrad.runtime import cache, cpu
 from tapegrad.runtime.counters import counters
 from tapegrad.runtime.device import Device, LoadedCode
-from tapegrad.runtime.failures import check_error, check_locations
 from tapegrad.runtime.gpu import CudaDevice
-from tapegrad.runtime.nans import one_by_one, watched
 
 __all__ = ["Program", "ProgramKernel", "at_the_door", "compile_graph", "compile_kernel", "compile_schedule"]
 
@@ -44,47 +38,18 @@ if TYPE_CHECKING:
     AnyDevice: TypeAlias = Device | CudaDevice
     AnyProgram: TypeAlias = "Program | CudaProgram"
 
-_REMEMBERED_SHAPES = 64
-
 # Machine code in use, by key: equal programs share it.
 _loaded: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
-@dataclass(frozen=True)
-class ProgramKernel:
-    """One kernel of a program, for people."""
-
-    name: str
-    title: str
-    source: str
-    kernel: Kernel
-
-    def bytes(self, symbols: Mapping[Symbol, int]) -> int:
-        """Bytes read and written by one run at these sizes."""
-        return sizes.evaluate(self.kernel.bytes, symbols)
-
-    def flops(self, symbols: Mapping[Symbol, int]) -> int:
-        """Floating-point operations of one run at these sizes."""
-        return sizes.evaluate(self.kernel.flops, symbols)
-
-
-class Program:
+class Program(CompiledGraph[Frame, Binding]):
     """A compiled graph: immutable, shared by threads, one native call a run. Made by `compile_graph`.
 
     Attributes
     ----------
-    name : str
-    graph : Graph
-        What the program computes, as it was given.
     layout : Layout
         What each word of the argument block holds.
-    compiled_now : bool
-        Whether LLVM ran for it; else its machine code was found.
-    native_calls : int
-        Native calls that one run makes.
     """
-
-    native_calls = 1
 
     def __init__(
         self,
@@ -97,135 +62,26 @@ class Program:
         compiled_now: bool,
         make_schedule: Callable[[], Schedule],
     ) -> None:
-        self.name = name
-        self.graph = graph
+        kernels = sum(map(len, layout.pieces))
+        super().__init__(graph, name, kernels, len(layout.inputs), layout.checks, make_schedule)
         self.layout = layout
         self.code = code
         self.device = device
         self.compiled_now = compiled_now
-        self.kernel_count = sum(map(len, layout.pieces))
-        self.output_dtypes = tuple(node.dtype for node in graph.outputs)
         self.arena_words = arena_buffers(layout)
         #: Where the machine code begins; 0 for a plain Python program.
         self.entry_address = code.addresses.get(piece_names(layout)[0], 0)
         pieces = [code.addresses.get(f"piece_{number}", 0) for number in range(len(layout.pieces))]
         self.piece_addresses = [*pieces, *(code.addresses[phase] for phase in layout.phases)]
-        self._make_schedule = make_schedule
         self._arena_buffers = tuple(layout.buffers[word] for word in self.arena_words)
-        self._bindings: dict[tuple[tuple[int, ...], ...], Binding | None] = {}
-        self._frames = threading.local()
 
-    # --- running
-
-    def run(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
-        """Run once.
-
-        Parameters
-        ----------
-        inputs : sequence of ndarray
-            One for each input of the graph; strided, byte-swapped and misaligned ones are copied. Those that the
-            program overwrites (``graph.writes``) are updated in place; no other array may share memory with them.
-        outputs : sequence of ndarray or None, optional
-            Where outputs go; new arrays where None.
-
-        Returns
-        -------
-        list of ndarray
-            The outputs; for those that overwrite an input, the input's array.
-
-        Raises
-        ------
-        BoundsError, ValueCheckError
-            Where a check fails; no input was changed.
-        ShapeError, DTypeError
-            Where the inputs do not fit the graph.
-        """
-        frame = self.take_frame()
-        results = self.run_in(frame, inputs, outputs)
-        self.give_frame(frame)
-        return results
-
-    def run_in(
-        self, frame: Frame, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray | None] | None = None
-    ) -> list[np.ndarray]:
-        """Run once in a frame that the caller has; see `run`."""
-        self._require_inputs(inputs)
-        if config.debug_nans:
-            return watched(self.graph, lambda: self.schedule.graph, inputs, lambda: frame.run(inputs, outputs))
-        return frame.run(inputs, outputs)
-
-    def scan(
-        self,
-        inputs: Sequence[np.ndarray],
-        scanned: Collection[int],
-        steps: int,
-        gathered: Collection[int] = (),
-        rows: np.ndarray | None = None,
-        between: Callable[[int, Sequence[np.ndarray]], None] | None = None,
-    ) -> list[np.ndarray]:
-        """Run ``steps`` times in one native call, or a few where that would take longer than a blink.
-
-        Parameters
-        ----------
-        inputs : sequence of ndarray
-            As for `run`; those whose number is in ``scanned`` have a leading axis of size ``steps``.
-        scanned : collection of int
-            The inputs that each step takes one slice of.
-        steps : int
-        gathered : collection of int
-            The inputs that each step takes some rows of.
-        rows : ndarray of int64, shape (steps, n), optional
-            The numbers of these rows, which are copied together in native code before each step.
-        between : callable, optional
-            Called after each native call with the number of steps done and the outputs so far.
-
-        Returns
-        -------
-        list of ndarray
-            The outputs of all steps, stacked along a leading axis; for outputs that overwrite an input, the input's
-            array after the last step. The bits are those of ``steps`` single runs.
-
-        Raises
-        ------
-        BoundsError, ValueCheckError
-            Where a check of a step fails; the steps before it have updated the inputs.
-        """
-        self._require_inputs(inputs)
-        if config.debug_nans:
-            return one_by_one(self.graph, self.run, inputs, scanned, steps, gathered, rows, between)
-        frame = self.take_frame()
-        results = frame.scan(inputs, frozenset(scanned), steps, frozenset(gathered), rows, between)
-        self.give_frame(frame)
-        return results
-
-    def _require_inputs(self, inputs: Sequence[np.ndarray]) -> None:
-        if len(inputs) != len(self.layout.inputs):
-            raise GraphError(f"{self.name} takes {len(self.layout.inputs)} inputs, not {len(inputs)}")
-
-    def take_frame(self) -> Frame:
-        """A frame for one call on this thread; hand it back with `give_frame`, or drop it."""
-        free = self._free_frames()
-        return free.pop() if free else Frame(self)
+    def _new_frame(self) -> Frame:
+        return Frame(self)
 
     def give_frame(self, frame: Frame) -> None:
         """Keep a frame for the next call on this thread."""
         frame.let_go()
-        self._free_frames().append(frame)
-
-    def _free_frames(self) -> list[Frame]:
-        try:
-            free: list[Frame] = self._frames.free
-        except AttributeError:
-            free = self._frames.free = []
-        return free
-
-    def binding(self, shapes: tuple[tuple[int, ...], ...]) -> Binding | None:
-        """What follows from the shapes of the inputs; None where they do not fit the graph."""
-        if shapes not in self._bindings:
-            if len(self._bindings) >= _REMEMBERED_SHAPES:
-                self._bindings.clear()
-            self._bindings[shapes] = self._bind(shapes)
-        return self._bindings[shapes]
+        super().give_frame(frame)
 
     def _bind(self, shapes: tuple[tuple[int, ...], ...]) -> Binding | None:
         symbols = self.graph.bind(shapes)
@@ -239,19 +95,7 @@ class Program:
             tuple(tuple(sizes.evaluate(size, symbols) for size in node.shape) for node in self.graph.outputs),
         )
 
-    def failure(self, status: int) -> TapegradError:
-        """The exception for a status that a run has left with."""
-        if not 0 < status <= len(self.layout.checks):
-            return GraphError(f"{self.name} left with status {status}, which is no check of it")
-        message = self.layout.checks[status - 1]
-        return check_error(message, check_locations(self.graph).get(message, ()))
-
     # --- looking inside
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """The simplified graph and its kernels; made anew where the machine code came from the cache."""
-        return self._make_schedule()
 
     @cached_property
     def source(self) -> str:
@@ -259,35 +103,16 @@ class Program:
         layout, words = make_layout(self.schedule)
         return program_source(self.schedule, layout, words, self.name)
 
-    @cached_property
-    def kernels(self) -> tuple[ProgramKernel, ...]:
-        """The kernels in the order they run."""
-        return tuple(
-            ProgramKernel(kernel.name, kernel.title, kernel_source(kernel), kernel) for kernel in self.schedule.kernels
-        )
-
-    def kernel_source(self, name: str) -> str:
-        """The source of one kernel, by its name."""
-        for kernel in self.kernels:
-            if kernel.name == name:
-                return kernel.source
-        raise GraphError(f"{self.name} has no kernel {name!r}; it has {', '.join(k.name for k in self.kernels)}")
+    def _kernel_source(self, kernel: Kernel) -> str:
+        return kernel_source(kernel)
 
     def plan(self, symbols: Mapping[Symbol, int]) -> Plan:
         """The memory plan at these sizes."""
         return plan_memory(self._arena_buffers, self.layout.all_symbols(symbols))
 
-    def arena_bytes(self, symbols: Mapping[Symbol, int]) -> int:
-        """Bytes of all temporaries together at these sizes."""
-        return self.plan(symbols).arena_bytes
-
     def memory_table(self, symbols: Mapping[Symbol, int]) -> str:
         """The memory plan as text, one line a buffer, with the lower bound that lifetimes give."""
         return memory_table(self._arena_buffers, self.layout.all_symbols(symbols))
-
-    def save(self, path: str | Path) -> None:
-        """Write the readable source to a file."""
-        Path(path).write_text(self.source, encoding="utf-8")
 
     def __repr__(self) -> str:
         return f"<program {self.name}: {self.kernel_count} kernels>"
@@ -325,6 +150,7 @@ def compile_graph(graph: Graph, *, name: str = "program", device: AnyDevice = cp
 
     Examples
     --------
+    >>> import numpy as np
     >>> from tapegrad.ir.graph import Builder
     >>> from tapegrad.ir.sizes import symbol
     >>> builder = Builder()
